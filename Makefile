@@ -1,0 +1,34 @@
+# The commands of daily work; `make` alone lists them. The logic is in scripts/.
+
+export MALLARD_CACHE ?= $(HOME)/.cache/mallard
+export CARGO_TARGET_DIR ?= $(MALLARD_CACHE)/target
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-deep lint fmt bench clean-demo
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: build ## a lakehouse on real data, served until Ctrl-C (ARGS="--listen 127.0.0.1:0" adds flags)
+	@$(CARGO_TARGET_DIR)/release/flight-server demo $(ARGS)
+
+build: ## the binaries, into target/release
+	@scripts/build
+
+test: ## all tests: Rust, Python (ADBC) and Java (JDBC) clients
+	@scripts/test
+
+test-deep: ## the same with many more property test cases
+	@PROPTEST_CASES=$${PROPTEST_CASES:-5000} scripts/test
+
+lint: ## format, clippy, licences and banned crates
+	@scripts/lint
+
+fmt: ## format the Rust code
+	@cargo fmt --all
+
+bench: ## size and speed of the frame compressions
+	@scripts/env cargo run --release --locked -p proto --example frame_compression
+
+clean-demo: ## remove the demo's data
+	rm -rf mallard-demo

@@ -1,0 +1,3 @@
+-- What silver.airlines must hold in the end.
+SELECT *
+FROM 'airlines.parquet'

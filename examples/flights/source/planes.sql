@@ -1,0 +1,3 @@
+-- What silver.planes must hold in the end.
+SELECT *
+FROM 'planes.parquet'

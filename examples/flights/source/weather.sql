@@ -1,0 +1,3 @@
+-- What silver.weather must hold in the end.
+SELECT *
+FROM 'weather.parquet'

@@ -1,0 +1,68 @@
+//! DataFusion's settings, in one place: what all queries share, and what each has of its own.
+
+use std::sync::Arc;
+
+use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use lakehouse::{Context, Kind, Result};
+
+use super::EngineOptions;
+use super::catalog::{QueryCatalog, SharedCatalog};
+
+/// Memory for Parquet footers, in bytes. The library's default (50 MB) is small for tables of many files.
+const METADATA_CACHE_BYTES: usize = 128 << 20;
+
+/// The session that every query's is made from: functions, rules, memory, spill space, caches.
+pub(super) fn base(options: &EngineOptions) -> Result<SessionState> {
+    let folder = &options.spill_dir;
+    std::fs::create_dir_all(folder)
+        .context(Kind::Invalid, || format!("can't create the spill folder {}; choose another", folder.display()))?;
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![folder.clone()]))
+        .with_max_temp_directory_size(options.spill_bytes_max);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
+        .with_disk_manager_builder(disk)
+        .with_metadata_cache_limit(METADATA_CACHE_BYTES)
+        .build_arc()
+        .context(Kind::Invalid, || format!("can't use the spill folder {}; choose another", folder.display()))?;
+    Ok(SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config())
+        .with_runtime_env(runtime)
+        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+        .build())
+}
+
+/// A session for one query, in which `catalog` is the only catalog, called `name`.
+pub(super) fn for_query(
+    base: &SessionState,
+    name: &str,
+    default_schema: &str,
+    catalog: &Arc<QueryCatalog>,
+) -> SessionState {
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(name.to_owned(), Arc::new(SharedCatalog(Arc::clone(catalog))));
+    let config = config().with_default_catalog_and_schema(name, default_schema).with_information_schema(true);
+    let state = SessionStateBuilder::new_from_existing(base.clone())
+        .with_config(config)
+        .with_catalog_list(Arc::new(catalogs))
+        .build();
+    // The context's state has the query's start time, which now() is.
+    SessionContext::new_with_state(state).state()
+}
+
+fn config() -> SessionConfig {
+    SessionConfig::new()
+        .with_create_default_catalog_and_schema(false)
+        // Scans and joins are faster over views; results are made plain at the end.
+        .set_bool("datafusion.execution.parquet.schema_force_view_types", true)
+        // Delta partition columns are dictionaries, and pushing IN lists of these into scans can panic: deltalake's
+        // own sessions have the same two settings.
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_size", 0)
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
+}

@@ -1,0 +1,304 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::util::pretty::pretty_format_batches;
+use futures::{StreamExt as _, TryStreamExt as _};
+use lakehouse::{Kind, Layer};
+
+use super::fixture::{Fixture, events};
+use super::*;
+
+async fn rows(fixture: &Fixture, sql: &str) -> Vec<RecordBatch> {
+    let plan = fixture.engine.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let stream = fixture.engine.execute(plan).unwrap();
+    stream.try_collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+async fn text(fixture: &Fixture, sql: &str) -> String {
+    pretty_format_batches(&rows(fixture, sql).await).unwrap().to_string()
+}
+
+async fn number(fixture: &Fixture, sql: &str) -> i64 {
+    rows(fixture, sql).await[0].column(0).as_primitive::<Int64Type>().value(0)
+}
+
+async fn refusal(fixture: &Fixture, sql: &str) -> (Kind, String) {
+    let error = fixture.engine.plan(sql, None).await.expect_err(sql);
+    (error.kind(), error.to_string())
+}
+
+/// Queries of many shapes; shared with the tests of the transport.
+pub(crate) const QUERIES: [&str; 22] = [
+    "SELECT * FROM silver.events",
+    "SELECT * FROM silver.events WHERE id < 0",
+    "SELECT month, name FROM silver.events ORDER BY id",
+    "SELECT count(*), min(id), max(id), min(name), max(price), avg(ratio) FROM silver.events",
+    "SELECT min(id), max(at) FROM silver.events WHERE id < 0",
+    "SELECT month, count(*) AS n, sum(price) AS total FROM silver.events GROUP BY month ORDER BY month",
+    "SELECT month, array_agg(name ORDER BY id) AS names FROM silver.events GROUP BY month",
+    "SELECT place['city'] AS city, tags[1] AS tag, cardinality(tags) AS n FROM silver.events",
+    "SELECT struct(month, name) AS both, make_array(month, name) AS list FROM silver.events",
+    "SELECT a.month, b.name FROM silver.events a LEFT JOIN silver.events b ON a.id = b.id + 1",
+    "SELECT id, row_number() OVER (PARTITION BY month ORDER BY id) AS place, lag(name) OVER (ORDER BY id) FROM silver.events",
+    "SELECT month FROM silver.events UNION ALL SELECT name FROM silver.events",
+    "SELECT id FROM silver.events UNION SELECT NULL",
+    "SELECT NULL AS nothing, 1 AS one, 'x' AS text, TRUE AS yes, 1.5 AS half, X'00' AS bytes",
+    "SELECT cast('2013-01-01' AS date) AS day, now() AS at, interval '1 day' AS step, cast('10:00' AS time) AS t",
+    "SELECT arrow_cast('a', 'Dictionary(Int32, Utf8)') AS d, arrow_cast('b', 'Utf8View') AS v, arrow_cast('c', 'LargeUtf8') AS l",
+    "SELECT arrow_cast(make_array('a'), 'LargeList(Utf8View)') AS l, arrow_cast(1.5, 'Decimal64(5, 1)') AS d",
+    "SELECT coalesce(name, month) AS label, CASE WHEN ok THEN name ELSE month END FROM silver.events",
+    "WITH recent AS (SELECT * FROM silver.events WHERE id > 2) SELECT upper(name), at, local, day, raw FROM recent",
+    "SELECT * FROM silver.carriers",
+    "SELECT n FROM system.numbers WHERE n >= 0",
+    "EXPLAIN SELECT count(*) FROM silver.events",
+];
+
+#[tokio::test]
+async fn a_result_has_the_schema_that_was_announced() {
+    let fixture = Fixture::new().await;
+    for sql in QUERIES {
+        let plan = fixture.engine.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let announced = Arc::clone(plan.schema());
+        assert_eq!(plain_schema(&announced), announced, "{sql}");
+        let stream = fixture.engine.execute(plan).unwrap();
+        assert_eq!(stream.schema(), announced, "{sql}");
+        let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        for batch in batches {
+            assert_eq!(batch.schema(), announced, "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn values_survive_the_way_through() {
+    let fixture = Fixture::new().await;
+    let batches = rows(&fixture, "SELECT * FROM silver.events ORDER BY id").await;
+    let found = pretty_format_batches(&batches).unwrap().to_string();
+    let written = events(0..6);
+    let order: Vec<&str> = batches[0].schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
+    let columns = order.iter().map(|name| written.schema().index_of(name).unwrap()).collect::<Vec<_>>();
+    let expected = pretty_format_batches(&[written.project(&columns).unwrap()]).unwrap().to_string();
+    assert_eq!(found, expected);
+    assert_eq!(batches[0].schema().field_with_name("month").unwrap().data_type(), &DataType::Utf8);
+}
+
+#[tokio::test]
+async fn a_plan_with_pinned_versions_reads_the_old_rows() {
+    let fixture = Fixture::new().await;
+    let sql = "SELECT count(*) FROM silver.events a JOIN silver.events b USING (id), silver.carriers";
+    let before = fixture.engine.plan(sql, None).await.unwrap();
+    let pinned = before.versions().clone();
+    assert_eq!(pinned, Versions::from([("silver.events".into(), 0), ("silver.carriers".into(), NEVER_COMMITTED)]));
+
+    // More commits than are kept loaded.
+    for start in 1..7 {
+        fixture.append(Layer::Silver, "events", events(start * 6..start * 6 + 6)).await;
+        assert_eq!(number(&fixture, "SELECT count(*) FROM silver.events").await, start * 6 + 6);
+    }
+    let plan = fixture.engine.plan("SELECT count(*) FROM silver.events", Some(&pinned)).await.unwrap();
+    assert_eq!(plan.versions()["silver.events"], 0);
+    let batches: Vec<RecordBatch> = fixture.engine.execute(plan).unwrap().try_collect().await.unwrap();
+    assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 6);
+}
+
+#[tokio::test]
+async fn a_pinned_version_that_is_gone_is_said_to_be() {
+    let fixture = Fixture::new().await;
+    let pinned = Versions::from([("silver.events".to_owned(), 99)]);
+    let error = fixture.engine.plan("SELECT * FROM silver.events", Some(&pinned)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.to_string().contains("version 99"), "{error}");
+}
+
+#[tokio::test]
+async fn gold_is_the_default_schema_and_another_can_be_chosen() {
+    let fixture = Fixture::new().await;
+    assert_eq!(number(&fixture, "SELECT count(*) FROM delays").await, 1);
+    assert_eq!(number(&fixture, "SELECT count(*) FROM flights.gold.delays").await, 1);
+    fixture.engine.plan_in(SILVER, "SELECT count(*) FROM events", None).await.unwrap();
+}
+
+#[tokio::test]
+async fn writes_are_refused_with_what_to_do_instead() {
+    let fixture = Fixture::new().await;
+    let writes = [
+        "INSERT INTO silver.events (id) VALUES (1)",
+        "UPDATE silver.events SET id = 1",
+        "DELETE FROM silver.events",
+        "CREATE TABLE x (a int)",
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE VIEW x AS SELECT 1",
+        "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
+        "COPY (SELECT 1) TO 'x.csv'",
+        "DROP TABLE silver.events",
+        "EXPLAIN ANALYZE INSERT INTO silver.events (id) VALUES (1)",
+        "TRUNCATE TABLE silver.events",
+    ];
+    for sql in writes {
+        let (kind, message) = refusal(&fixture, sql).await;
+        assert_eq!(kind, Kind::Invalid, "{sql}");
+        assert!(message.contains("read-only over SQL") && message.contains("by ingest"), "{sql}: {message}");
+    }
+    let (_, message) = refusal(&fixture, "BEGIN").await;
+    assert!(message.starts_with("there are no transactions over SQL"), "{message}");
+    let (_, message) = refusal(&fixture, "SET datafusion.execution.batch_size = 1").await;
+    assert!(message.starts_with("a session has no settings over SQL"), "{message}");
+    assert_eq!(number(&fixture, "SELECT count(*) FROM silver.events").await, 6);
+}
+
+#[tokio::test]
+async fn files_and_urls_are_no_tables() {
+    let fixture = Fixture::new().await;
+    for sql in ["SELECT * FROM '/etc/passwd'", "SELECT * FROM 'https://example.org/x.csv'"] {
+        assert_eq!(refusal(&fixture, sql).await.0, Kind::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn errors_in_sql_name_the_error_once() {
+    let fixture = Fixture::new().await;
+    let cases = [
+        ("SELEC 1", "SQL: Expected: an SQL statement, found: SELEC at Line: 1, Column: 1"),
+        ("SELECT 1; SELECT 2", "single SQL statement"),
+        ("SELECT nam FROM silver.events", "No field named nam"),
+        ("SELECT * FROM silver.event", "there is no table silver.event; did you mean silver.events?"),
+        ("SELECT * FROM events", "there is no table gold.events; did you mean silver.events?"),
+        (
+            "SELECT * FROM bronze.events",
+            "there is no schema \"bronze\"; there are gold, silver, system and information_schema",
+        ),
+        ("SELECT * FROM other.gold.delays", "there is no catalog \"other\"; the only one is \"flights\""),
+        ("SELECT * FROM gold.zzzzzz", "there is no table gold.zzzzzz; SHOW TABLES lists all there are"),
+        ("SELECT nosuch(1)", "Invalid function 'nosuch'"),
+        ("SELECT * FROM silver.events WHERE id = $1", "the statement has parameters ($1), which can't be bound yet"),
+    ];
+    for (sql, expected) in cases {
+        let (kind, message) = refusal(&fixture, sql).await;
+        assert_eq!(kind, Kind::Invalid, "{sql}");
+        assert!(message.contains(expected), "{sql}: {message}");
+        assert!(!message.contains("Error during planning"), "{sql}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_values_are_the_statements_own() {
+    let fixture = Fixture::new().await;
+    for sql in ["SELECT id / (id - id) FROM silver.events", "SELECT cast(name AS int) FROM silver.events"] {
+        let plan = fixture.engine.plan(sql, None).await.unwrap();
+        let results: Result<Vec<RecordBatch>, _> = fixture.engine.execute(plan).unwrap().try_collect().await;
+        assert_eq!(explain(results.unwrap_err()).kind(), Kind::Invalid, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn tables_without_rows_are_empty_or_say_what_is_missing() {
+    let fixture = Fixture::new().await;
+    assert_eq!(number(&fixture, "SELECT count(*) FROM silver.carriers").await, 0);
+    let (kind, message) = refusal(&fixture, "SELECT * FROM silver.untouched").await;
+    assert_eq!(kind, Kind::NotFound);
+    assert_eq!(message, "table silver.untouched has no rows and no declared columns yet; ingest into it first");
+    let (kind, message) = refusal(&fixture, "SELECT * FROM unrefreshed").await;
+    assert_eq!(kind, Kind::NotFound);
+    assert!(message.starts_with("model gold.unrefreshed has not been refreshed yet"), "{message}");
+}
+
+#[tokio::test]
+async fn the_catalog_lists_every_table_with_the_columns_that_queries_give() {
+    let fixture = Fixture::new().await;
+    let catalog = fixture.engine.catalog().await.unwrap();
+    let listed: Vec<String> = catalog.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    let expected = [
+        "gold.delays",
+        "gold.unrefreshed",
+        "silver.carriers",
+        "silver.events",
+        "silver.untouched",
+        "system.endless",
+        "system.numbers",
+    ];
+    assert_eq!(listed, expected);
+    for table in &catalog {
+        let sql = format!("SELECT * FROM {}.{}", table.schema, table.name);
+        match &table.arrow_schema {
+            Some(schema) => {
+                let plan = fixture.engine.plan(&sql, None).await.unwrap();
+                assert_eq!(plan.schema().fields(), schema.fields(), "{sql}");
+            }
+            None => assert_eq!(refusal(&fixture, &sql).await.0, Kind::NotFound),
+        }
+    }
+    assert_eq!(catalog[3].description.as_deref(), Some("one row an event"));
+    assert_eq!(catalog[3].table_type, "TABLE");
+    assert_eq!(catalog[6].table_type, "SYSTEM TABLE");
+}
+
+#[tokio::test]
+async fn information_schema_lists_the_tables_that_have_columns() {
+    let fixture = Fixture::new().await;
+    let names = "SELECT table_schema || '.' || table_name FROM information_schema.tables \
+                 WHERE table_schema <> 'information_schema' ORDER BY 1";
+    let found = text(&fixture, names).await;
+    for name in ["gold.delays", "silver.carriers", "silver.events", "system.numbers"] {
+        assert!(found.contains(name), "{found}");
+    }
+    assert!(!found.contains("untouched") && !found.contains("unrefreshed"), "{found}");
+    let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'events'";
+    assert_eq!(number(&fixture, columns).await, 12);
+    assert!(text(&fixture, "SHOW TABLES").await.contains("carriers"));
+    assert!(text(&fixture, "DESCRIBE silver.events").await.contains("price"));
+    assert!(text(&fixture, "SHOW COLUMNS FROM silver.events").await.contains("ratio"));
+}
+
+#[tokio::test]
+async fn system_tables_are_computed_when_they_are_read() {
+    let fixture = Fixture::new().await;
+    let plan = fixture.engine.plan("SELECT count(*) FROM system.numbers", None).await.unwrap();
+    assert_eq!(fixture.system.scans.load(Ordering::SeqCst), 0);
+    assert!(plan.versions().is_empty());
+    let _batches: Vec<RecordBatch> = fixture.engine.execute(plan).unwrap().try_collect().await.unwrap();
+    assert_eq!(fixture.system.scans.load(Ordering::SeqCst), 1);
+    assert_eq!(number(&fixture, "SELECT count(*) FROM system.numbers").await, 2);
+}
+
+#[tokio::test]
+async fn dropping_a_stream_stops_its_work() {
+    let fixture = Fixture::new().await;
+    let sql = "SELECT a.n, count(*) FROM system.endless a JOIN system.numbers b ON a.n = b.n GROUP BY a.n";
+    let plan = fixture.engine.plan(sql, None).await.unwrap();
+    let mut stream = fixture.engine.execute(plan).unwrap();
+    let reading = || Arc::strong_count(&fixture.system.reading) - 1;
+    assert!(tokio::time::timeout(Duration::from_millis(200), stream.next()).await.is_err(), "it ended");
+    assert_eq!(reading(), 1);
+    drop(stream);
+    for _ in 0..100 {
+        if reading() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the query still runs");
+}
+
+#[tokio::test]
+async fn a_query_that_needs_too_much_memory_says_so() {
+    let fixture = Fixture::with_memory(1 << 20, 1 << 20).await;
+    let sql = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 2000000) GROUP BY value ORDER BY 2";
+    let plan = fixture.engine.plan(sql, None).await.unwrap();
+    let results: Result<Vec<RecordBatch>, _> = fixture.engine.execute(plan).unwrap().try_collect().await;
+    let error = explain(results.unwrap_err());
+    assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
+    assert!(error.to_string().contains("read fewer rows"), "{error}");
+    assert!(fixture.spill_dir().is_dir());
+}
+
+#[tokio::test]
+async fn filters_and_columns_reach_the_scan() {
+    let fixture = Fixture::new().await;
+    let plan = text(&fixture, "EXPLAIN SELECT name FROM silver.events WHERE month = '2013-01' AND id > 3").await;
+    let scan = plan.lines().find(|line| line.contains("DataSourceExec")).unwrap_or_else(|| panic!("{plan}"));
+    assert!(scan.contains("id@") && !scan.contains("price"), "{scan}");
+    assert!(!plan.contains("month=2013-02"), "the other month's files are read: {plan}");
+}

@@ -1,0 +1,36 @@
+//! Flight SQL: the one protocol that clients speak.
+//!
+//! This module carries and translates; it decides nothing about data. Each method is three beats: decode the command,
+//! call the [engine](crate::engine) or the [door for ingests](IngestDoor), encode the answer.
+//!
+//! ```text
+//! gRPC ─► server ─► transport (FlightService) ─► service (Flight SQL routing) ─► statements │ prepared │ metadata │ actions
+//!                        └─ DoPut, GetSchema ─────────────────────────────────► ingest
+//! ```
+//!
+//! No state stays here between calls: tickets and prepared handles carry theirs ([`tickets`]), a client's default
+//! schema is a cookie ([`actions`]). So any server answers any call. Errors become gRPC codes in one place
+//! ([`status`]).
+
+mod actions;
+mod ingest;
+mod metadata;
+mod preflight;
+mod prepared;
+mod server;
+mod service;
+mod sql_info;
+mod statements;
+mod status;
+#[cfg(test)]
+mod tests;
+mod tickets;
+mod transport;
+mod xdbc;
+
+pub use ingest::{INGEST_ID_HEADER, IngestDoor, OpenIngest};
+pub use preflight::DECODED_BYTES_MAX;
+pub use server::{MESSAGE_BYTES_MAX, SHUTDOWN_GRACE, server};
+pub use status::status;
+pub use tickets::{PREPARED_LIFETIME, TICKET_LIFETIME};
+pub use transport::FlightService;

@@ -1,0 +1,96 @@
+//! The one place where [`lakehouse::Error`]s become gRPC statuses.
+
+use lakehouse::{Error, Kind};
+use tonic::{Code, Status};
+
+/// The longest message in a status, in bytes. It travels as an HTTP/2 trailer, percent-encoded, and many clients
+/// refuse header lists over 8 KiB: <https://grpc.io/docs/guides/metadata/>.
+const MESSAGE_BYTES_MAX: usize = 2 << 10;
+
+/// `error` as a client sees it. What is internal is logged with its causes and shown without them.
+pub fn status(error: Error) -> Status {
+    let code = code(error.kind());
+    let message = match error.kind() {
+        Kind::Internal => {
+            tracing::error!(error = %error.chain(), "internal error");
+            error.to_string()
+        }
+        Kind::Invalid
+        | Kind::Unauthenticated
+        | Kind::Forbidden
+        | Kind::NotFound
+        | Kind::Conflict
+        | Kind::Exhausted
+        | Kind::Unavailable => error.chain(),
+    };
+    Status::new(code, shortened(message))
+}
+
+/// A status for what clients may ask for and this server does not have.
+pub(super) fn unimplemented(message: impl Into<String>) -> Status {
+    Status::unimplemented(message)
+}
+
+/// A status for a failure to encode our own answer.
+pub(super) fn unencodable(error: impl std::error::Error + Send + Sync + 'static) -> Status {
+    status(Error::internal("the server can't encode its answer").because(error))
+}
+
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::Invalid => Code::InvalidArgument,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::Forbidden => Code::PermissionDenied,
+        Kind::NotFound => Code::NotFound,
+        Kind::Conflict => Code::Aborted,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push_str(" […]");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_code() {
+        let codes = [
+            (Kind::Invalid, Code::InvalidArgument),
+            (Kind::Unauthenticated, Code::Unauthenticated),
+            (Kind::Forbidden, Code::PermissionDenied),
+            (Kind::NotFound, Code::NotFound),
+            (Kind::Conflict, Code::Aborted),
+            (Kind::Exhausted, Code::ResourceExhausted),
+            (Kind::Unavailable, Code::Unavailable),
+            (Kind::Internal, Code::Internal),
+        ];
+        for (kind, code) in codes {
+            assert_eq!(status(Error::new(kind, "x")).code(), code);
+        }
+    }
+
+    #[test]
+    fn causes_are_shown_unless_the_error_is_internal() {
+        let cause = || std::io::Error::other("disk on fire");
+        let shown = status(Error::unavailable("can't read the log").because(cause()));
+        assert_eq!(shown.message(), "can't read the log: disk on fire");
+        let hidden = status(Error::internal("a bug").because(cause()));
+        assert_eq!(hidden.message(), "a bug");
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let cut = status(Error::invalid("ü".repeat(3000)));
+        assert!(cut.message().len() <= MESSAGE_BYTES_MAX + 6);
+        assert!(cut.message().ends_with("ü […]"));
+    }
+}

@@ -1,0 +1,5 @@
+mod calls;
+mod fixture;
+mod ingests;
+mod lifecycle;
+mod queries;

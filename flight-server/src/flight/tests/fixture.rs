@@ -1,0 +1,173 @@
+//! A running server over a small lakehouse, with a door that remembers.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::FlightInfo;
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use async_trait::async_trait;
+use futures::TryStreamExt as _;
+use lakehouse::{Error, ManualClock, Result};
+use proto::Receipt;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic_health::server::HealthReporter;
+
+use crate::engine::fixture::Fixture;
+use crate::flight::server::serve;
+use crate::flight::{FlightService, IngestDoor, OpenIngest};
+
+pub(super) type Client = FlightSqlServiceClient<Channel>;
+
+/// A server on a port of its own.
+pub(super) struct TestServer {
+    pub(super) lakehouse: Fixture,
+    pub(super) door: Arc<FakeDoor>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) health: HealthReporter,
+    pub(super) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Result<()>>,
+}
+
+impl TestServer {
+    pub(super) async fn start() -> Self {
+        Self::with_grace(Duration::from_secs(10)).await
+    }
+
+    pub(super) async fn with_grace(grace: Duration) -> Self {
+        let lakehouse = Fixture::new().await;
+        let door = Arc::new(FakeDoor::default());
+        let clock = Arc::new(ManualClock::at(1));
+        let service =
+            FlightService::new(Arc::clone(&lakehouse.engine), Arc::clone(&door) as _, Arc::clone(&clock) as _).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = HealthReporter::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            // A dropped sender stops the server too.
+            let _ = stopped.await;
+        };
+        let served = tokio::spawn(serve(listener, service, health.clone(), shutdown, grace));
+        Self { lakehouse, door, clock, health, address, stop: Some(stop), served }
+    }
+
+    pub(super) async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        FlightSqlServiceClient::new(self.channel().await)
+    }
+
+    /// Begins the shutdown.
+    pub(super) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until the server is done.
+    pub(super) async fn stopped(self) {
+        tokio::time::timeout(Duration::from_secs(20), self.served).await.expect("it goes on").unwrap().unwrap();
+    }
+}
+
+/// All rows of a FlightInfo's only endpoint.
+pub(super) async fn fetch(client: &mut Client, info: &FlightInfo) -> Result<Vec<RecordBatch>, FlightError> {
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    client.do_get(ticket).await?.try_collect().await
+}
+
+/// The gRPC status behind a client's error.
+pub(super) fn refused(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => panic!("no status: {other:?}"),
+    }
+}
+
+/// What went through the door, by the outcome that the table's name asks for.
+#[derive(Default)]
+pub(super) struct FakeDoor {
+    pub(super) given_up: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Table `events` takes everything; `full` keeps its first batch and refuses the second; `shut` keeps nothing.
+#[async_trait]
+impl IngestDoor for FakeDoor {
+    async fn begin(&self, table: &str, _schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>> {
+        if !["events", "full", "shut"].contains(&table) {
+            return Err(Error::not_found(format!("there is no table {table:?}")));
+        }
+        Ok(Box::new(FakeIngest {
+            table: table.to_owned(),
+            id: ingest_id.unwrap_or_else(|| "made-up".to_owned()),
+            batches: Vec::new(),
+            finished: false,
+            given_up: Arc::clone(&self.given_up),
+        }))
+    }
+}
+
+struct FakeIngest {
+    table: String,
+    id: String,
+    batches: Vec<RecordBatch>,
+    finished: bool,
+    given_up: Arc<Mutex<HashSet<String>>>,
+}
+
+impl FakeIngest {
+    fn rows(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.num_rows() as u64).sum()
+    }
+}
+
+#[async_trait]
+impl OpenIngest for FakeIngest {
+    fn ingest_id(&self) -> &str {
+        &self.id
+    }
+
+    async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        match self.table.as_str() {
+            "full" if !self.batches.is_empty() => Err(Error::exhausted("no room")),
+            "shut" => Err(Error::unavailable("the stream is shut")),
+            _ => {
+                self.batches.push(batch);
+                Ok(())
+            }
+        }
+    }
+
+    async fn finish(&mut self) -> Result<Receipt> {
+        self.finished = true;
+        Ok(Receipt {
+            ingest_id: self.id.clone(),
+            table: self.table.clone(),
+            rows: self.rows(),
+            frames: self.batches.len() as u64,
+            bytes: 0,
+        })
+    }
+
+    fn accepted_rows(&self) -> u64 {
+        self.rows()
+    }
+}
+
+impl Drop for FakeIngest {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.given_up.lock().unwrap().insert(self.id.clone());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The Flight SQL server.
+//!
+//! [`flight`] speaks the protocol, [`engine`] queries, [`ingest`] takes rows in, [`delivery`] keeps them until they lie
+//! in bronze, [`system`] tells what happened. Feature `local` adds the rest of the lakehouse, in the same process.
+
+pub mod config;
+pub mod delivery;
+pub mod engine;
+pub mod flight;
+pub mod ingest;
+#[cfg(feature = "local")]
+pub mod local;
+mod run;
+pub mod system;
+
+pub use run::run;

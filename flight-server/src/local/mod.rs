@@ -1,0 +1,216 @@
+//! The whole lakehouse in one process: the delivery stream, and the Lambdas' handlers behind in-process triggers.
+//!
+//! ```text
+//!  Door ─► LocalDelivery ─► bronze object ─► LocalQueue ──announced──► merging (bronze-to-silver)
+//!                                                                         │ silver changed
+//!                                              timers ──due──► refreshing (gold-refresh)
+//! ```
+//!
+//! What AWS does with S3 events, SQS and EventBridge is done here with a folder and a few channels; the handlers are the
+//! same. Only this module knows the Lambdas' libraries.
+
+mod check;
+mod demo;
+mod merging;
+mod pending;
+mod refreshing;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bronze_to_silver::Merger;
+use futures::FutureExt as _;
+use gold_refresh::{Plan, Refresher};
+use lakehouse::definition::Definition;
+use lakehouse::story::IngestStory;
+use lakehouse::{Clock, Lake, Name, Result};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+pub use check::check;
+pub(crate) use check::describe;
+pub use demo::{DemoOptions, run as demo};
+
+use crate::delivery::{DeliveryStream, LocalDelivery, LocalDeliveryOptions, LocalQueue};
+use crate::system::{Backlog, Troubles};
+use pending::Pending;
+
+/// Merges at once: each has DuckDB's and Delta's memory, so one at a time keeps a laptop's memory bounded.
+const MERGES_MAX: usize = 1;
+
+/// How long a merge or refresh that runs when the process stops may go on. Dying in one loses nothing.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// The pause before a worker that panicked is started again.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// What the workers have done since the start, for progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Rows of frames that were merged into silver.
+    pub merged_rows: u64,
+    /// Merges that committed.
+    pub merges: u64,
+    /// Model versions that were published.
+    pub refreshes: u64,
+}
+
+/// State that the workers share.
+pub(crate) struct Shared {
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) queue: Arc<LocalQueue>,
+    pub(crate) pending: Pending,
+    pub(crate) merges: Semaphore,
+    troubles: Mutex<Troubles>,
+    done: Mutex<Done>,
+    /// Counts silver commits.
+    pub(crate) silver_changed: watch::Sender<u64>,
+    /// Whether the gold models have caught up with this count of silver commits.
+    pub(crate) gold_caught_up: watch::Sender<u64>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Shared {
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Troubles, &mut Done)) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut troubles, &mut done);
+    }
+
+    /// Completes when the process stops.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as `Local`; if it is gone, so is the process.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+    }
+}
+
+#[async_trait]
+impl Backlog for Shared {
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
+        self.pending.stories(&self.queue, self.definition.tables.keys()).await
+    }
+
+    fn troubles(&self) -> Troubles {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs a worker until it ends by itself. One that panics is started again: its work lies in the queue and the lake,
+/// not in it.
+async fn supervise<F: Future<Output = ()> + Send>(what: String, worker: impl Fn() -> F) {
+    while let Err(panic) = AssertUnwindSafe(worker()).catch_unwind().await {
+        let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        tracing::error!(reason, "the {what} panicked; they go on in {} s", RESTART.as_secs());
+        tokio::time::sleep(RESTART).await;
+    }
+}
+
+/// The delivery stream and the workers of one data folder.
+pub struct Local {
+    stream: Arc<LocalDelivery>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    workers: JoinSet<()>,
+}
+
+impl Local {
+    /// Opens a data folder, delivers what an earlier process left, and starts the workers.
+    ///
+    /// # Errors
+    /// `Conflict` if another process uses the folder, `Unavailable` if it can't be read or written.
+    pub async fn start(
+        definition: Arc<Definition>,
+        plan: Plan,
+        lake: Lake,
+        data: &Path,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let tables: Vec<Name> = definition.tables.keys().cloned().collect();
+        let (folder, its_clock) = (data.to_owned(), Arc::clone(&clock));
+        let opened = tokio::task::spawn_blocking(move || {
+            LocalDelivery::open(&folder, tables, LocalDeliveryOptions::default(), its_clock)
+        });
+        let (stream, queue) = opened
+            .await
+            .map_err(|error| lakehouse::Error::internal("opening the data folder died").because(error))??;
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            definition: Arc::clone(&definition),
+            queue,
+            pending: Pending::new(data.to_owned()),
+            merges: Semaphore::new(MERGES_MAX),
+            troubles: Mutex::default(),
+            done: Mutex::default(),
+            // The first round looks at every model, whatever changed while no process ran.
+            silver_changed: watch::Sender::new(1),
+            gold_caught_up: watch::Sender::new(0),
+            stop: stopped,
+        });
+        let spill = |kind: &str| Some(data.join("spill").join(kind));
+        let merger = Arc::new(Merger::new(
+            Arc::clone(&definition),
+            lake.clone(),
+            Arc::clone(&clock),
+            merging::settings(spill("merge")),
+        ));
+        let refresher = Arc::new(Refresher::new(
+            definition,
+            plan,
+            lake,
+            Arc::clone(&clock),
+            refreshing::settings(spill("refresh")),
+        ));
+        let mut workers = JoinSet::new();
+        for table in shared.definition.tables.keys() {
+            let (table, shared, merger) = (table.clone(), Arc::clone(&shared), Arc::clone(&merger));
+            workers.spawn(supervise(format!("merges of table {table}"), move || {
+                merging::run(table.clone(), Arc::clone(&shared), Arc::clone(&merger))
+            }));
+        }
+        let its = Arc::clone(&shared);
+        workers.spawn(supervise("refreshes".to_owned(), move || {
+            refreshing::run(Arc::clone(&its), Arc::clone(&refresher), Arc::clone(&clock))
+        }));
+        Ok(Self { stream: Arc::new(stream), shared, stop, workers })
+    }
+
+    /// Where accepted rows go.
+    pub fn stream(&self) -> Arc<dyn DeliveryStream> {
+        Arc::clone(&self.stream) as _
+    }
+
+    /// What the system tables are told.
+    pub fn backlog(&self) -> Arc<dyn Backlog> {
+        Arc::clone(&self.shared) as _
+    }
+
+    /// What can be watched from outside the workers.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Delivers what was accepted, lets the running merge and refresh end, and stops.
+    ///
+    /// # Errors
+    /// `Unavailable` if something could not be delivered; it stays in the journal.
+    pub async fn stop(mut self) -> Result<()> {
+        let closed = self.stream.close().await;
+        self.stop.send_replace(true);
+        let ended = async { while self.workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_GRACE, ended).await.is_err() {
+            tracing::warn!("a merge or refresh still ran; it is done again at the next start");
+        }
+        closed
+    }
+}
+
+impl Shared {
+    /// What the workers have done so far.
+    pub(crate) fn done(&self) -> Done {
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,95 @@
+//! What lies in bronze and is not merged: read from the frames' headers, once an object.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lakehouse::story::IngestStory;
+use lakehouse::{Context, Kind, Name, Result};
+use proto::frame::{FrameReader, Item};
+
+use crate::delivery::{LocalQueue, QueuedObject};
+
+/// The ingests of the waiting objects.
+pub(crate) struct Pending {
+    data: PathBuf,
+    /// By object key; objects that are merged are forgotten.
+    read: Mutex<HashMap<String, Arc<Vec<IngestStory>>>>,
+}
+
+impl Pending {
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { data, read: Mutex::default() }
+    }
+
+    /// The ingests with frames that wait, by table, each once.
+    pub(crate) async fn stories(
+        &self,
+        queue: &LocalQueue,
+        tables: impl Iterator<Item = &Name>,
+    ) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
+        let waiting: BTreeMap<Name, Vec<QueuedObject>> =
+            tables.map(|name| (name.clone(), queue.pending(name))).collect();
+        let mut all = BTreeMap::new();
+        let mut still_waiting = HashMap::new();
+        for (table, objects) in waiting {
+            let mut ingests: BTreeMap<String, IngestStory> = BTreeMap::new();
+            for object in objects {
+                let stories = self.of(&object).await?;
+                for story in stories.iter() {
+                    add(&mut ingests, story);
+                }
+                still_waiting.insert(object.key, stories);
+            }
+            if !ingests.is_empty() {
+                all.insert(table, ingests.into_values().collect());
+            }
+        }
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = still_waiting;
+        Ok(all)
+    }
+
+    async fn of(&self, object: &QueuedObject) -> Result<Arc<Vec<IngestStory>>> {
+        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&object.key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let bytes = match tokio::fs::read(self.data.join(&object.key)).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.context(Kind::Unavailable, || format!("can't read bronze object {}", object.key))?,
+        };
+        Ok(Arc::new(read_headers(bytes.into(), object.delivered_at_us)))
+    }
+}
+
+fn read_headers(bytes: Bytes, delivered_at_us: i64) -> Vec<IngestStory> {
+    let mut ingests = BTreeMap::new();
+    for item in FrameReader::new(bytes) {
+        let Item::Frame { len, frame, .. } = item else { continue };
+        let story = IngestStory {
+            ingest_id: frame.header.ingest_id,
+            rows: frame.header.rows,
+            frames: 1,
+            bytes: len as u64,
+            accepted_at_us: frame.header.received_at_us,
+            delivered_at_us,
+            quarantined: 0,
+        };
+        add(&mut ingests, &story);
+    }
+    ingests.into_values().collect()
+}
+
+fn add(ingests: &mut BTreeMap<String, IngestStory>, story: &IngestStory) {
+    match ingests.get_mut(&story.ingest_id) {
+        None => drop(ingests.insert(story.ingest_id.clone(), story.clone())),
+        Some(known) => {
+            known.rows += story.rows;
+            known.frames += story.frames;
+            known.bytes += story.bytes;
+            known.accepted_at_us = known.accepted_at_us.min(story.accepted_at_us);
+            known.delivered_at_us = known.delivered_at_us.max(story.delivered_at_us);
+        }
+    }
+}

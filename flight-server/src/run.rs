@@ -1,0 +1,229 @@
+//! What each command builds, runs, and takes down again.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lakehouse::definition::Definition;
+use lakehouse::{Clock, Error, Kind, Lake, Name, Result, SystemClock};
+use tokio::net::TcpListener;
+
+use crate::config::{Command, Listen};
+use crate::delivery::DeliveryStream;
+use crate::engine::{Engine, EngineOptions};
+use crate::flight::{self, FlightService};
+use crate::ingest::{AcceptedIngests, Door};
+use crate::system::{Backlog, NoBacklog, System};
+
+/// What queries may spill, in bytes.
+const QUERY_SPILL_BYTES_MAX: u64 = 16 << 30;
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What stopped it, for the command line.
+pub async fn run(command: Command) -> Result<()> {
+    match command {
+        #[cfg(feature = "local")]
+        Command::Check { definition } => check(&definition),
+        #[cfg(feature = "local")]
+        Command::Local { definition, data, listen } => {
+            let definition = load(&definition)?;
+            let server = LocalServer::start(definition, &data, &listen).await?;
+            announce(&server.address());
+            server.serve(stop_signal()).await
+        }
+        #[cfg(feature = "local")]
+        Command::Demo { data, example, exit, listen } => {
+            crate::local::demo(crate::local::DemoOptions { data, example, exit, listen }).await
+        }
+        Command::Serve { definition, lake, listen } => serve(&definition, &lake, &listen).await,
+    }
+}
+
+/// Reads a definition.
+pub(crate) fn load(folder: &Path) -> Result<Arc<Definition>> {
+    Definition::load(folder).map(Arc::new).map_err(Error::from)
+}
+
+/// All problems as one error, a line each.
+#[cfg(feature = "local")]
+pub(crate) fn all_of(problems: Vec<Error>) -> Error {
+    let lines: Vec<String> = problems.iter().map(Error::chain).collect();
+    Error::invalid(lines.join("\n"))
+}
+
+#[cfg(feature = "local")]
+fn check(folder: &Path) -> Result<()> {
+    let definition = load(folder)?;
+    let plan = crate::local::check(&definition).map_err(all_of)?;
+    say(crate::local::describe(&definition, &plan).trim_end());
+    Ok(())
+}
+
+/// Writes a line of the command's output at once. Whoever stopped reading (`| head`) does not stop the server.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// The first line of every server: tools wait for it and read the port from it.
+pub(crate) fn announce(address: &std::net::SocketAddr) {
+    say(&format!("listening on {address}"));
+}
+
+/// Binds before anything else is touched, so that a second server fails without harm.
+async fn bind(listen: &Listen) -> Result<TcpListener> {
+    TcpListener::bind(listen.listen).await.map_err(|error| {
+        let cure = if error.kind() == std::io::ErrorKind::AddrInUse {
+            "another program has the port; stop it, or choose another with --listen (port 0 takes a free one)"
+        } else {
+            "choose another address with --listen"
+        };
+        Error::new(Kind::Unavailable, format!("can't listen on {}: {cure}", listen.listen)).because(error)
+    })
+}
+
+/// Completes at the first SIGTERM or Ctrl-C.
+pub(crate) async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let interrupted = tokio::signal::ctrl_c();
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminated) => tokio::select! {
+            _ = interrupted => {}
+            _ = terminated.recv() => {}
+        },
+        Err(error) => {
+            tracing::warn!(%error, "can't hear SIGTERM; stop with Ctrl-C");
+            let _ = interrupted.await;
+        }
+    }
+}
+
+/// The parts of a server that do not depend on how rows get to silver.
+struct Parts {
+    definition: Arc<Definition>,
+    lake: Lake,
+    clock: Arc<dyn Clock>,
+    stream: Arc<dyn DeliveryStream>,
+    backlog: Arc<dyn Backlog>,
+}
+
+impl Parts {
+    fn service(self, spill: std::path::PathBuf, listen: &Listen) -> Result<FlightService> {
+        let Self { definition, lake, clock, stream, backlog } = self;
+        let accepted = Arc::new(AcceptedIngests::default());
+        let system = System::new(definition.clone(), lake.clone(), clock.clone(), accepted.clone(), backlog);
+        let options = EngineOptions {
+            memory_bytes: listen.query_memory_mib << 20,
+            spill_dir: spill,
+            spill_bytes_max: QUERY_SPILL_BYTES_MAX,
+        };
+        let engine = Engine::new(definition.clone(), lake.clone(), Arc::new(system), options)?;
+        let door = Door::new(definition, lake, stream, clock.clone(), accepted);
+        FlightService::new(Arc::new(engine), Arc::new(door), clock)
+    }
+}
+
+/// A whole lakehouse over a folder, bound and ready to serve.
+#[cfg(feature = "local")]
+pub(crate) struct LocalServer {
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    service: FlightService,
+    local: crate::local::Local,
+}
+
+#[cfg(feature = "local")]
+impl LocalServer {
+    /// Binds the address, opens the folder, and starts the workers.
+    pub(crate) async fn start(definition: Arc<Definition>, data: &Path, listen: &Listen) -> Result<Self> {
+        let plan = crate::local::check(&definition).map_err(all_of)?;
+        let listener = bind(listen).await?;
+        let address =
+            listener.local_addr().map_err(|error| Error::internal("the listener has no address").because(error))?;
+        let lake = Lake::in_folder(data)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let local = crate::local::Local::start(definition.clone(), plan, lake.clone(), data, clock.clone()).await?;
+        let parts = Parts { definition, lake, clock, stream: local.stream(), backlog: local.backlog() };
+        let service = parts.service(data.join("spill").join("query"), listen)?;
+        Ok(Self { listener, address, service, local })
+    }
+
+    /// The address that it listens on.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
+    /// The workers, to be watched.
+    pub(crate) fn local(&self) -> &crate::local::Local {
+        &self.local
+    }
+
+    /// Serves until `stop` completes, then delivers what was accepted.
+    pub(crate) async fn serve(self, stop: impl Future<Output = ()> + Send) -> Result<()> {
+        let health = tonic_health::server::HealthReporter::new();
+        let served = flight::server(self.listener, self.service, health, stop).await;
+        let stopped = self.local.stop().await;
+        served.and(stopped)
+    }
+}
+
+async fn serve(definition: &Path, lake: &str, listen: &Listen) -> Result<()> {
+    let definition = load(definition)?;
+    let folder = lake_folder(lake)?;
+    let listener = bind(listen).await?;
+    if !folder.is_dir() {
+        return Err(Error::not_found(format!(
+            "there is no lake at {}; give the folder that holds silver/",
+            folder.display()
+        )));
+    }
+    let lake = Lake::in_folder(&folder)?;
+    let parts = Parts {
+        definition,
+        lake,
+        clock: Arc::new(SystemClock),
+        stream: Arc::new(NoStream),
+        backlog: Arc::new(NoBacklog),
+    };
+    let service = parts.service(std::env::temp_dir().join("mallard-query-spill"), listen)?;
+    if let Ok(address) = listener.local_addr() {
+        announce(&address);
+    }
+    flight::server(listener, service, tonic_health::server::HealthReporter::new(), stop_signal()).await
+}
+
+/// The folder of a lake. Object stores come with the delivery stream that fills them.
+fn lake_folder(lake: &str) -> Result<std::path::PathBuf> {
+    match lake.split_once("://") {
+        None => Ok(lake.into()),
+        Some(("file", _)) => url::Url::parse(lake)
+            .ok()
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or_else(|| Error::invalid(format!("--lake {lake} is no file URI; write file:///absolute/path"))),
+        Some((scheme, _)) => Err(Error::invalid(format!(
+            "--lake {lake}: this version reads lakes in folders only, not {scheme}://; give a path or a file:// URI"
+        ))),
+    }
+}
+
+/// The stream of a server that can't take rows: it has no Firehose yet.
+struct NoStream;
+
+#[async_trait]
+impl DeliveryStream for NoStream {
+    async fn put(&self, table: &Name, _: Vec<Bytes>) -> Result<()> {
+        Err(Error::unavailable(format!(
+            "this server has no delivery stream, so it takes no rows for table {table:?}; \
+             send them to one that was started with `flight-server local`"
+        )))
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Schema `system`: what really happened, told by the Delta logs and by what this process holds.
+//!
+//! There is no database behind these tables. Commits carry their own story ([`lakehouse::story`]); what is not
+//! committed yet is told by the [`Backlog`]. So they can't disagree with the data, and survive any crash.
+
+mod history;
+mod ingests;
+mod models;
+mod quarantine;
+mod rows;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::execution::SessionState;
+use lakehouse::definition::Definition;
+use lakehouse::story::IngestStory;
+use lakehouse::{Clock, Error, Lake, Name, Result, delta};
+
+use crate::engine::SystemTables;
+use crate::ingest::AcceptedIngests;
+use history::Histories;
+
+/// Memory of the scans behind these tables, in bytes.
+const SCAN_MEMORY_BYTES: usize = 64 << 20;
+/// What they may spill, in bytes.
+const SCAN_SPILL_BYTES_MAX: u64 = 1 << 30;
+
+/// What is under way in this process, beyond what the lake tells.
+#[async_trait]
+pub trait Backlog: Send + Sync + 'static {
+    /// The ingests that lie in bronze and are not merged, by table.
+    ///
+    /// # Errors
+    /// `Unavailable` if bronze can't be read.
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>>;
+
+    /// Why the last merge of a table, or the last refresh of a model, failed; nothing for those that did not.
+    fn troubles(&self) -> Troubles;
+}
+
+/// What stands still, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// By table.
+    pub tables: BTreeMap<Name, String>,
+    /// By model.
+    pub models: BTreeMap<Name, String>,
+}
+
+/// The backlog of a process that merges nothing itself.
+pub struct NoBacklog;
+
+#[async_trait]
+impl Backlog for NoBacklog {
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn troubles(&self) -> Troubles {
+        Troubles::default()
+    }
+}
+
+/// The tables of schema `system`.
+pub struct System {
+    definition: Arc<Definition>,
+    lake: Lake,
+    clock: Arc<dyn Clock>,
+    accepted: Arc<AcceptedIngests>,
+    backlog: Arc<dyn Backlog>,
+    histories: Histories,
+    session: Arc<SessionState>,
+}
+
+impl System {
+    /// The system tables of one lakehouse.
+    pub fn new(
+        definition: Arc<Definition>,
+        lake: Lake,
+        clock: Arc<dyn Clock>,
+        accepted: Arc<AcceptedIngests>,
+        backlog: Arc<dyn Backlog>,
+    ) -> Self {
+        let session = delta::session(SCAN_MEMORY_BYTES, SCAN_SPILL_BYTES_MAX);
+        Self { definition, lake, clock, accepted, backlog, histories: Histories::default(), session }
+    }
+}
+
+#[async_trait]
+impl SystemTables for System {
+    fn schemas(&self) -> Vec<(String, SchemaRef)> {
+        vec![
+            ("ingests".to_owned(), ingests::schema()),
+            ("models".to_owned(), models::schema()),
+            ("quarantine".to_owned(), quarantine::schema()),
+            ("tables".to_owned(), tables::schema()),
+        ]
+    }
+
+    async fn scan(&self, name: &str) -> Result<Vec<RecordBatch>> {
+        match name {
+            "ingests" => ingests::scan(self).await,
+            "models" => models::scan(self).await,
+            "quarantine" => quarantine::scan(self).await,
+            "tables" => tables::scan(self).await,
+            _ => Err(Error::not_found(format!(
+                "there is no table system.{name}; there are: ingests, models, quarantine, tables"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Every write to a Delta table goes through here, with its transactions and its story in the same commit.
+//!
+//! A [`Commit`] carries application transactions (`txn` actions: what has been done already, so that it is done once)
+//! and a JSON story (under [`STORY_KEY`] in the commit's info: ingests, versions read, counts), from which the system
+//! tables are told. Errors are told apart by what a caller can do: a lost race is `Conflict`, storage is
+//! `Unavailable`, a broken rule is `Invalid`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::common::Column;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::logical_expr::Expr;
+use datafusion::prelude::SessionContext;
+use deltalake::delta_datafusion::create_session_state_with_spill_config;
+use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake::kernel::{StructField, StructType, Transaction};
+use deltalake::operations::write::SchemaMode;
+use deltalake::parquet::basic::{Compression, ZstdLevel};
+use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::{DeltaTable, DeltaTableError, TableProperty};
+use futures::TryStreamExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::lake::{Lake, Layer};
+use crate::name::Name;
+
+/// How long Delta keeps `txn` actions: a frame that comes again after this is merged again.
+pub const TRANSACTION_RETENTION: &str = "interval 30 days";
+
+/// The key in a commit's info under which [`Commit::story`] lies.
+pub const STORY_KEY: &str = "mallard";
+
+/// zstd's level for Parquet: its default, smaller than snappy at a like speed.
+const ZSTD_LEVEL: i32 = 3;
+
+/// What a commit says besides its data.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Application ids with their new versions.
+    pub transactions: Vec<(String, i64)>,
+    /// What happened, for the system tables.
+    pub story: Value,
+    /// When, in microseconds since the epoch.
+    pub at_us: i64,
+}
+
+impl Commit {
+    /// The properties that delta-rs writes with the commit.
+    pub fn properties(&self) -> CommitProperties {
+        let transactions = self
+            .transactions
+            .iter()
+            .map(|(id, version)| Transaction::new_with_last_update(id, *version, Some(self.at_us / 1000)))
+            .collect();
+        CommitProperties::default()
+            .with_metadata([(STORY_KEY.to_owned(), self.story.clone())])
+            .with_application_transactions(transactions)
+    }
+}
+
+/// A DataFusion session for delta-rs' own plans, which spills instead of growing past `memory_bytes`.
+pub fn session(memory_bytes: usize, spill_bytes_max: u64) -> Arc<SessionState> {
+    Arc::new(create_session_state_with_spill_config(Some(memory_bytes), Some(spill_bytes_max)))
+}
+
+/// How Parquet files are written.
+pub fn writer_properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default();
+    WriterProperties::builder().set_compression(Compression::ZSTD(level)).build()
+}
+
+/// A delta-rs error as ours; `what` says what was being done.
+pub fn convert(what: &str, error: DeltaTableError) -> Error {
+    let kind = match &error {
+        DeltaTableError::Transaction { source } => match source {
+            TransactionError::VersionAlreadyExists(_)
+            | TransactionError::CommitConflict(_)
+            | TransactionError::MaxCommitAttempts(_) => Kind::Conflict,
+            TransactionError::ObjectStore { .. } | TransactionError::LogStoreError { .. } => Kind::Unavailable,
+            _ => Kind::Internal,
+        },
+        DeltaTableError::VersionAlreadyExists(_) | DeltaTableError::VersionMismatch(..) => Kind::Conflict,
+        DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => Kind::Unavailable,
+        DeltaTableError::SchemaMismatch { .. } | DeltaTableError::InvalidData { .. } => Kind::Invalid,
+        _ => Kind::Internal,
+    };
+    Error::new(kind, what.to_owned()).because(error)
+}
+
+/// Creates an empty table. If another writer was quicker, gives that one's.
+///
+/// # Errors
+/// `Invalid` if Delta can't store the schema, `Unavailable` if the storage fails.
+pub async fn create(
+    lake: &Lake,
+    layer: Layer,
+    name: &Name,
+    schema: &Schema,
+    partition_by: &[String],
+    description: Option<&str>,
+) -> Result<DeltaTable> {
+    let fields: StructType = schema
+        .try_into_kernel()
+        .map_err(|error| Error::invalid(format!("Delta can't store the schema of {layer}.{name}")).because(error))?;
+    let mut create = lake
+        .handle(layer, name)?
+        .create()
+        .with_table_name(name.as_str())
+        .with_columns(fields.fields().cloned())
+        .with_partition_columns(partition_by)
+        .with_save_mode(SaveMode::Ignore)
+        .with_configuration_property(TableProperty::SetTransactionRetentionDuration, Some(TRANSACTION_RETENTION));
+    if let Some(description) = description {
+        create = create.with_comment(description);
+    }
+    if let Some(columns) = columns_with_statistics(schema).filter(|_| layer == Layer::Silver) {
+        create = create.with_configuration_property(TableProperty::DataSkippingStatsColumns, Some(columns));
+    }
+    match create.await {
+        Ok(table) => Ok(table),
+        Err(error) => match lake.open(layer, name).await? {
+            Some(table) => Ok(table),
+            None => Err(convert(&format!("can't create table {layer}.{name}"), error)),
+        },
+    }
+}
+
+/// The columns whose minima and maxima are kept, if they can't be kept for all: delta-rs cuts those of decimals to 64
+/// bits, and a wrong maximum makes readers skip files that they should read.
+fn columns_with_statistics(schema: &Schema) -> Option<String> {
+    const DIGITS_OF_64_BITS: u8 = 18;
+    let is_wide =
+        |field: &&FieldRef| matches!(field.data_type(), DataType::Decimal128(digits, _) if *digits > DIGITS_OF_64_BITS);
+    schema.fields().iter().any(|field| is_wide(&field)).then(|| {
+        let narrow = schema.fields().iter().filter(|field| !is_wide(field));
+        narrow.map(|field| format!("`{}`", field.name().replace('`', "``"))).collect::<Vec<_>>().join(",")
+    })
+}
+
+/// The Arrow schema that a table stores.
+///
+/// # Errors
+/// `Internal` if the table is not loaded.
+pub fn stored_schema(table: &DeltaTable) -> Result<Schema> {
+    let snapshot = table.snapshot().map_err(|error| convert("the table is not loaded", error))?;
+    snapshot
+        .schema()
+        .as_ref()
+        .try_into_arrow()
+        .map_err(|error| Error::internal("a Delta schema is no Arrow schema").because(error))
+}
+
+/// The version that a table is loaded at.
+pub fn version(table: &DeltaTable) -> u64 {
+    table.version().unwrap_or_default()
+}
+
+/// Adds batches to a table.
+///
+/// # Errors
+/// See the module's description.
+pub async fn append(table: DeltaTable, batches: Vec<RecordBatch>, commit: &Commit) -> Result<DeltaTable> {
+    write(table, batches, commit, SaveMode::Append, None).await
+}
+
+/// Replaces a table's rows, and its schema by that of the batches, in one commit.
+///
+/// # Errors
+/// See the module's description.
+pub async fn replace(table: DeltaTable, batches: Vec<RecordBatch>, commit: &Commit) -> Result<DeltaTable> {
+    write(table, batches, commit, SaveMode::Overwrite, Some(SchemaMode::Overwrite)).await
+}
+
+async fn write(
+    table: DeltaTable,
+    batches: Vec<RecordBatch>,
+    commit: &Commit,
+    mode: SaveMode,
+    schema_mode: Option<SchemaMode>,
+) -> Result<DeltaTable> {
+    let what = format!("can't write to {}", table.table_url().path());
+    let mut write = table
+        .write(batches)
+        .with_save_mode(mode)
+        .with_commit_properties(commit.properties())
+        .with_writer_properties(writer_properties());
+    if let Some(schema_mode) = schema_mode {
+        write = write.with_schema_mode(schema_mode);
+    }
+    write.await.map_err(|error| convert(&what, error))
+}
+
+/// Commits transactions and a story without data.
+///
+/// # Errors
+/// See the module's description.
+pub async fn commit_only(mut table: DeltaTable, commit: &Commit) -> Result<DeltaTable> {
+    let what = format!("can't commit to {}", table.table_url().path());
+    let snapshot = table.snapshot().map_err(|error| convert(&what, error))?.snapshot().clone();
+    let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+    CommitBuilder::from(commit.properties())
+        .build(Some(&snapshot), table.log_store(), operation)
+        .await
+        .map_err(|error| convert(&what, error))?;
+    table.update_state().await.map_err(|error| convert(&what, error))?;
+    Ok(table)
+}
+
+/// Adds columns, which are NULL in the rows that are there.
+///
+/// # Errors
+/// See the module's description.
+pub async fn add_columns(table: DeltaTable, columns: &Schema) -> Result<DeltaTable> {
+    let what = format!("can't add columns to {}", table.table_url().path());
+    let stored = stored_schema(&table)?;
+    let all: Vec<FieldRef> = stored.fields().iter().chain(columns.fields()).cloned().collect();
+    let table = match columns_with_statistics(&Schema::new(all)) {
+        None => table,
+        Some(names) => {
+            let property = (TableProperty::DataSkippingStatsColumns.as_ref().to_owned(), names);
+            let set = table.set_tbl_properties().with_properties(HashMap::from([property]));
+            set.await.map_err(|error| convert(&what, error))?
+        }
+    };
+    let fields: StructType = columns.try_into_kernel().map_err(|error| Error::invalid(what.clone()).because(error))?;
+    let fields: Vec<StructField> = fields.fields().cloned().collect();
+    table.add_columns().with_fields(fields).await.map_err(|error| convert(&what, error))
+}
+
+/// The version last committed under an application id.
+///
+/// # Errors
+/// `Unavailable` if the log can't be read.
+pub async fn transaction_version(table: &DeltaTable, id: &str) -> Result<Option<i64>> {
+    let what = || format!("can't read the transactions of {}", table.table_url().path());
+    let snapshot = table.snapshot().map_err(|error| convert(&what(), error))?;
+    snapshot.transaction_version(table.log_store().as_ref(), id).await.map_err(|error| convert(&what(), error))
+}
+
+/// One commit of a table's history.
+#[derive(Clone, Debug)]
+pub struct Told<T> {
+    /// The version that the commit made.
+    pub version: u64,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// Its story, if it has one of this kind.
+    pub story: Option<T>,
+}
+
+/// The newest commits with their stories, newest first, at most `limit` of them.
+///
+/// # Errors
+/// `Unavailable` if the log can't be read.
+pub async fn history<T: DeserializeOwned>(table: &DeltaTable, limit: usize) -> Result<Vec<Told<T>>> {
+    let what = format!("can't read the history of {}", table.table_url().path());
+    let infos: Vec<_> = table.history(Some(limit)).try_collect().await.map_err(|error| convert(&what, error))?;
+    let newest = version(table);
+    Ok(infos
+        .into_iter()
+        .zip(0..=newest)
+        .map(|(mut info, age)| Told {
+            version: newest - age,
+            at_ms: info.timestamp.unwrap_or_default(),
+            story: info.info.remove(STORY_KEY).and_then(|story| serde_json::from_value(story).ok()),
+        })
+        .collect())
+}
+
+/// Rows and bytes of a table's files, from the log's statistics.
+///
+/// # Errors
+/// `Internal` if the table is not loaded.
+pub fn size(table: &DeltaTable) -> Result<(u64, u64)> {
+    let snapshot = table.snapshot().map_err(|error| convert("the table is not loaded", error))?;
+    let (mut rows, mut bytes) = (0, 0);
+    for file in snapshot.log_data().iter() {
+        rows += file.num_records().unwrap_or_default() as u64;
+        bytes += u64::try_from(file.size()).unwrap_or_default();
+    }
+    Ok((rows, bytes))
+}
+
+/// Reads some columns of a table's rows, those that may pass `filter`, as a stream.
+///
+/// # Errors
+/// `Internal` if the scan can't be planned.
+pub async fn read(
+    table: &DeltaTable,
+    session: &Arc<SessionState>,
+    columns: Option<&[String]>,
+    filter: Option<Expr>,
+) -> Result<SendableRecordBatchStream> {
+    let what = || format!("can't read {}", table.table_url().path());
+    table.update_datafusion_session(session.as_ref()).map_err(|error| convert(&what(), error))?;
+    let provider = table.table_provider().await.context(Kind::Internal, what)?;
+    let context = SessionContext::new_with_state(session.as_ref().clone());
+    let mut frame = context.read_table(provider).context(Kind::Internal, what)?;
+    if let Some(filter) = filter {
+        frame = frame.filter(filter).context(Kind::Internal, what)?;
+    }
+    if let Some(columns) = columns {
+        let columns: Vec<Expr> = columns.iter().map(|name| Expr::Column(Column::new_unqualified(name))).collect();
+        frame = frame.select(columns).context(Kind::Internal, what)?;
+    }
+    frame.execute_stream().await.context(Kind::Unavailable, what)
+}

@@ -1,0 +1,172 @@
+//! Where the lake's Delta tables lie, and the one way to open them.
+//!
+//! A [`Lake`] is a root URI. Each [`Layer`] has a folder below it, each table a folder in its layer:
+//!
+//! ```text
+//! <root>/bronze/<table>/…            objects of frames, not Delta
+//! <root>/silver/<table>/             Delta
+//! <root>/silver/_tombstones/<table>/ Delta: keys that were deleted, with their sequence
+//! <root>/quarantine/<table>/         Delta: what could not be used, and why
+//! <root>/gold/<model>/               Delta
+//! ```
+//!
+//! This module knows names and places only; what is written, and when, is the business of the Lambdas.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use deltalake::logstore::object_store::ObjectStore;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use url::Url;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::name::Name;
+
+/// A kind of Delta table, by what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layer {
+    /// Tables fed by ingest.
+    Silver,
+    /// Models.
+    Gold,
+    /// Rows, frames and objects that could not be used.
+    Quarantine,
+    /// Deleted keys of silver tables, so that a late update does not resurrect them.
+    Tombstones,
+}
+
+impl Layer {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Silver => "silver",
+            Self::Gold => "gold",
+            Self::Quarantine => "quarantine",
+            // Below silver, since it moves with it; a table's name can't begin with an underscore.
+            Self::Tombstones => "silver/_tombstones",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.folder())
+    }
+}
+
+/// The root of a lakehouse's data, and how to reach it.
+#[derive(Clone)]
+pub struct Lake {
+    root: Url,
+    storage_options: HashMap<String, String>,
+}
+
+impl Lake {
+    /// A lake in a local folder, which is created if it is missing.
+    ///
+    /// # Errors
+    /// `Invalid` if the folder can't be created or has no absolute path.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)
+            .context(Kind::Invalid, || format!("can't create the lake's folder {}", folder.display()))?;
+        let absolute = folder
+            .canonicalize()
+            .context(Kind::Invalid, || format!("can't resolve the lake's folder {}", folder.display()))?;
+        let root = Url::from_directory_path(&absolute)
+            .map_err(|()| Error::invalid(format!("{} is not an absolute path", absolute.display())))?;
+        Ok(Self { root, storage_options: HashMap::new() })
+    }
+
+    /// The root URI, with a slash at its end.
+    pub fn root(&self) -> &Url {
+        &self.root
+    }
+
+    /// The URI of a table's folder.
+    pub fn table_url(&self, layer: Layer, name: &Name) -> Url {
+        let mut url = self.root.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(layer.folder().split('/')).push(name.as_str()).push("");
+        }
+        url
+    }
+
+    /// A handle on the place of a table, whether or not there is one yet.
+    ///
+    /// # Errors
+    /// `Invalid` if the lake's URI has no storage behind it.
+    pub fn handle(&self, layer: Layer, name: &Name) -> Result<DeltaTable> {
+        let url = self.table_url(layer, name);
+        if url.scheme() == "file"
+            && let Ok(path) = url.to_file_path()
+        {
+            // delta-rs refuses to build a handle on a local folder that does not exist.
+            std::fs::create_dir_all(&path)
+                .context(Kind::Unavailable, || format!("can't create the folder of table {layer}.{name}"))?;
+        }
+        DeltaTableBuilder::from_url(url)
+            .and_then(|builder| builder.with_storage_options(self.storage_options.clone()).build())
+            .context(Kind::Invalid, || format!("can't reach the place of table {layer}.{name}"))
+    }
+
+    /// The newest state of a table, or `None` if nothing has been committed to it yet.
+    ///
+    /// # Errors
+    /// `Unavailable` if its log can't be read.
+    pub async fn open(&self, layer: Layer, name: &Name) -> Result<Option<DeltaTable>> {
+        if self.is_missing_folder(layer, name) {
+            return Ok(None);
+        }
+        let mut table = self.handle(layer, name)?;
+        match table.load().await {
+            Ok(()) => Ok(Some(table)),
+            Err(error) if is_no_table(&table, &error).await => Ok(None),
+            Err(error) => {
+                Err(Error::unavailable(format!("can't read the Delta log of table {layer}.{name}")).because(error))
+            }
+        }
+    }
+
+    /// A table as it was at a version.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such version (any more).
+    pub async fn open_version(&self, layer: Layer, name: &Name, version: u64) -> Result<DeltaTable> {
+        let mut table = self.handle(layer, name)?;
+        table
+            .load_version(version)
+            .await
+            .context(Kind::NotFound, || format!("table {layer}.{name} has no readable version {version}"))?;
+        Ok(table)
+    }
+
+    /// The store that holds the lake, rooted at the lake's root.
+    ///
+    /// # Errors
+    /// `Invalid` if the lake's URI has no storage behind it.
+    pub fn object_store(&self) -> Result<Arc<dyn ObjectStore>> {
+        let table = DeltaTableBuilder::from_url(self.root.clone())
+            .and_then(|builder| builder.with_storage_options(self.storage_options.clone()).build())
+            .context(Kind::Invalid, || format!("can't reach the lake at {}", self.root))?;
+        Ok(table.object_store())
+    }
+
+    fn is_missing_folder(&self, layer: Layer, name: &Name) -> bool {
+        let url = self.table_url(layer, name);
+        url.scheme() == "file" && url.to_file_path().is_ok_and(|path| !path.join("_delta_log").exists())
+    }
+}
+
+impl fmt::Debug for Lake {
+    /// Without the storage options, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lake").field("root", &self.root.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// Whether loading failed because nothing was ever committed, and not because the log can't be read.
+async fn is_no_table(table: &DeltaTable, error: &DeltaTableError) -> bool {
+    matches!(error, DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_))
+        || table.verify_deltatable_existence().await.is_ok_and(|exists| !exists)
+}

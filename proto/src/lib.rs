@@ -1,0 +1,16 @@
+//! Wire messages: what Mallard's parts say to each other, and nothing else.
+//!
+//! They outlive the process that wrote them: bronze keeps [frames](frame) for years, clients hold handles across
+//! deployments. So they live apart from the code that makes them. The messages are declared in `proto/mallard/v1`;
+//! the Rust code for them is generated, committed under `src/generated`, and a test shows that the two agree
+//! (`MALLARD_REGENERATE=1 cargo test -p proto --test generated` writes it anew).
+
+mod fingerprint;
+pub mod frame;
+
+pub use fingerprint::schema_fingerprint;
+pub use generated::{FrameHeader, PreparedHandle, QueryHandle, Receipt};
+
+mod generated {
+    include!("generated/mallard.v1.rs");
+}
