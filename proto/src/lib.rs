@@ -9,7 +9,10 @@ mod fingerprint;
 pub mod frame;
 
 pub use fingerprint::schema_fingerprint;
-pub use generated::{FrameHeader, PreparedHandle, QueryHandle, Receipt};
+pub use generated::{
+    FrameHeader, PollHandle, PreparedHandle, QueryHandle, Receipt, ResultHandle, Session, SessionHandle, TokenHandle,
+    prepared_handle, query_handle,
+};
 
 mod generated {
     include!("generated/mallard.v1.rs");

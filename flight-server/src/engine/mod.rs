@@ -1,48 +1,72 @@
-//! The query engine: SQL over the lake's Delta tables, and nothing that knows of the network.
+//! The query engine: SQL and Substrait over the lake's Delta tables, and nothing that knows of the network.
 //!
 //! Clients plan a query in one call and fetch it in another, perhaps on another server, while tables change in
-//! between. So planning yields the Delta versions it read ([`Versions`]), and planning again with these pinned gives
-//! the same plan over the same rows:
+//! between. So planning yields what it decided ([`Pinned`]), and planning again with that gives the same plan over the
+//! same rows:
 //!
 //! ```text
-//! plan(sql, None)          ──► newest snapshots ──► Plan { schema, versions }     GetFlightInfo
-//! plan(sql, Some(versions)) ─► those snapshots ───► the same Plan ──► execute()   DoGet, and each retry of it
+//! plan(request)          ──► newest snapshots ──► Plan { schema, versions, slices }     GetFlightInfo
+//! plan(request, pinned) ───► those snapshots ───► the same Plan ──► run()               DoGet, and each retry of it
 //! ```
 //!
-//! Each query has a session of its own, with a catalog that resolves names when they are first used; memory, spill
-//! space, caches and object stores are shared by all ([`EngineOptions`]). A result's schema is made in one place
-//! (`shape`): what is announced is what is streamed. SQL only reads; rows come by ingest.
+//! Each query has a session of its own, with a catalog that resolves names when they are first used, and a share of
+//! memory; spill space, caches and object stores are shared by all ([`EngineOptions`]). A result's schema is made in
+//! one place (`shape`): what is announced is what is streamed. Statements that write are planned as the query for the
+//! rows that they would send ([`changes`](Change)); who runs them ingests these.
 
+mod admission;
 mod catalog;
+mod changes;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod information;
 mod limits;
+mod memory;
+mod parameters;
 mod plan;
+mod request;
+mod running;
 mod session;
 mod shape;
+mod slices;
 mod snapshots;
 mod system;
 #[cfg(test)]
 pub(crate) mod tests;
+mod text;
+#[cfg(test)]
+mod travel_tests;
 mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use lakehouse::definition::Definition;
-use lakehouse::{Lake, Result};
+use lakehouse::{Clock, Definitions, Lake, Result};
 
+pub use admission::AdmissionOptions;
 pub use catalog::{CatalogTable, GOLD, SCHEMAS, SILVER, SYSTEM};
+pub use changes::Change;
 pub use errors::explain;
 pub use limits::{EXPRESSION_DEPTH_MAX, SET_OPERATIONS_MAX, SQL_BYTES_MAX, SQL_OPERATORS_MAX, TABLES_MAX};
-pub use plan::Plan;
+pub use parameters::{PARAMETER_ROWS_MAX, one_batch};
+pub use plan::{Description, Plan};
+pub use request::{Pinned, QueryText, Request, Slice};
+pub use running::{QueryLog, QueryRecord};
 pub use shape::plain_schema;
+pub use slices::SLICES_MAX;
 pub use snapshots::{NEVER_COMMITTED, Versions};
 pub use system::SystemTables;
+pub use text::timestamp_us;
 
+use admission::Admission;
 use catalog::{QueryCatalog, Source};
+use memory::QueryMemory;
+use plan::Planner;
+use running::{QueryStart, StreamLimits, counts, watched};
 use snapshots::Snapshots;
 use workers::Workers;
 
@@ -56,63 +80,162 @@ pub struct EngineOptions {
     pub spill_dir: PathBuf,
     /// The most that spilled data may take, in bytes.
     pub spill_bytes_max: u64,
+    /// How many queries run at once, and how many wait.
+    pub admission: AdmissionOptions,
+    /// How long a query may take, waiting included; none: as long as it likes.
+    pub timeout: Option<Duration>,
+    /// The most that a result may have, in bytes of Arrow memory; none: no limit.
+    pub result_bytes_max: Option<u64>,
+    /// How many bytes of files one slice of a large result covers.
+    pub slice_bytes: u64,
 }
 
-/// Plans and runs SQL over one lakehouse.
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// The user.
+    pub principal: String,
+    /// The address that the call came from; empty if it is not known.
+    pub peer: String,
+}
+
+/// Plans and runs statements over one lakehouse.
 pub struct Engine {
     source: Arc<Source>,
     base: SessionState,
     workers: Workers,
+    clock: Arc<dyn Clock>,
+    log: Arc<QueryLog>,
+    admission: Admission,
+    options: EngineOptions,
 }
 
+/// How far a query is, from 0 to 1, as long as it runs.
+pub type Progress = Box<dyn Fn() -> f64 + Send + Sync>;
+
 impl Engine {
-    /// An engine for `definition` over `lake`, with the tables of schema `system` from `system`.
+    /// An engine for `definitions` over `lake`, with the tables of schema `system` from `system`, which notes in `log`
+    /// what runs.
     ///
     /// # Errors
     /// `Invalid` if the spill folder can't be used, `Unavailable` if there are no threads to be had.
     pub fn new(
-        definition: Arc<Definition>,
+        definitions: Arc<Definitions>,
         lake: Lake,
         system: Arc<dyn SystemTables>,
+        clock: Arc<dyn Clock>,
+        log: Arc<QueryLog>,
         options: EngineOptions,
     ) -> Result<Self> {
         let base = session::base(&options)?;
         let session = Arc::new(base.clone());
-        let source = Arc::new(Source { definition, snapshots: Snapshots::new(lake), system, session });
-        Ok(Self { source, base, workers: Workers::start()? })
+        let source = Arc::new(Source { definitions, snapshots: Snapshots::new(lake), system, session });
+        let admission = Admission::new(options.admission.clone());
+        Ok(Self { source, base, workers: Workers::start()?, clock, log, admission, options })
     }
 
-    /// What is declared.
-    pub fn definition(&self) -> &Definition {
-        &self.source.definition
+    /// What is declared now.
+    pub fn definition(&self) -> Arc<Definition> {
+        self.source.definitions.now()
     }
 
-    /// Plans `sql` with [`GOLD`] as its default schema; see [`Engine::plan_in`].
+    /// Tells what a statement gives and takes, without values for its parameters.
     ///
     /// # Errors
-    /// As [`Engine::plan_in`].
-    pub async fn plan(&self, sql: &str, pinned: Option<&Versions>) -> Result<Plan> {
-        self.plan_in(GOLD, sql, pinned).await
+    /// As [`Engine::plan`].
+    pub async fn describe(&self, request: Request) -> Result<Description> {
+        let planner = self.planner(&request);
+        self.workers.run(async move { planner.describe(&request).await }).await
     }
 
-    /// Plans `sql`, with names without a schema taken from `schema`, over the newest snapshots or over those `pinned`.
+    /// Plans a statement, over the newest snapshots or over those that are pinned.
     ///
     /// # Errors
-    /// `Invalid` if the statement is wrong or would write, `NotFound` if a table has no columns yet or a pinned
-    /// version is gone, `Exhausted` if it is too long or too deep, `Unavailable` if the lake can't be read.
-    pub async fn plan_in(&self, schema: &str, sql: &str, pinned: Option<&Versions>) -> Result<Plan> {
-        let catalog = Arc::new(QueryCatalog::new(Arc::clone(&self.source), pinned.cloned()));
-        let session = session::for_query(&self.base, &self.source.definition.name, schema, &catalog);
-        let sql = sql.to_owned();
-        self.workers.run(async move { plan::plan(session, &catalog, &sql).await }).await
+    /// `Invalid` if the statement is wrong or refused, `NotFound` if a table has no columns yet or a version is gone,
+    /// `Exhausted` if it is too long or too deep, `Unavailable` if the lake can't be read.
+    pub async fn plan(&self, request: Request) -> Result<Plan> {
+        let planner = self.planner(&request);
+        self.workers.run(async move { planner.plan(request).await }).await
     }
 
-    /// Runs a plan. The stream has exactly the plan's schema; dropping it stops the work.
+    fn planner(&self, request: &Request) -> Planner {
+        let versions = request.pinned.as_ref().map(|pinned| pinned.versions.clone());
+        let planned_at_us = request.pinned.as_ref().map_or_else(|| self.clock.now_us(), |pinned| pinned.planned_at_us);
+        let limit = request.session.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        let limit = limit.unwrap_or(usize::MAX).min(self.options.memory_bytes);
+        let memory = QueryMemory::new(Arc::clone(&self.base.runtime_env().memory_pool), limit);
+        let catalog = Arc::new(QueryCatalog::new(Arc::clone(&self.source), versions, request.session.as_of_us));
+        let session = session::for_query(
+            &self.base,
+            &session::ForQuery {
+                catalog_name: &catalog.definition().name,
+                default_schema: request.schema(),
+                catalog: &catalog,
+                memory: &memory,
+                planned_at_us,
+            },
+        );
+        Planner { session, catalog, memory, planned_at_us, slice_bytes: self.options.slice_bytes }
+    }
+
+    /// Runs a plan, once there is room. The stream has exactly the plan's schema; dropping it stops the work and frees
+    /// all that it held.
     ///
     /// # Errors
-    /// `Unavailable` if the server is stopping. What goes wrong later comes in the stream, for [`explain`] to map.
-    pub fn execute(&self, plan: Plan) -> Result<SendableRecordBatchStream> {
-        plan.execute(&self.workers)
+    /// `Exhausted` or `Unavailable` if too many queries run and wait, `Timeout` and `Cancelled` as they say. What goes
+    /// wrong later comes in the stream, for [`explain`] to map.
+    pub async fn run(&self, plan: Plan, who: &Who) -> Result<SendableRecordBatchStream> {
+        self.run_with_progress(plan, who).await.map(|(stream, _)| stream)
+    }
+
+    /// As [`Engine::run`], with a way to ask how far it is: the part of the input's bytes that has been read.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn run_with_progress(&self, plan: Plan, who: &Who) -> Result<(SendableRecordBatchStream, Progress)> {
+        let entry = self.log.begin(QueryStart {
+            id: plan.id().to_owned(),
+            principal: who.principal.clone(),
+            peer: who.peer.clone(),
+            statement: plan.shown().to_owned(),
+            kind: plan.kind(),
+        });
+        let own = plan.timeout_ms.map(Duration::from_millis);
+        let timeout = own.into_iter().chain(self.options.timeout).min();
+        let deadline = timeout.and_then(|timeout| tokio::time::Instant::now().checked_add(timeout));
+        let permit = match running::until(&entry, deadline, timeout, self.admission.enter(&who.principal)).await {
+            Ok(permit) => permit,
+            Err(error) => {
+                entry.fail(&error);
+                return Err(error);
+            }
+        };
+        entry.started();
+        let operators = plan.operators();
+        let memory = Arc::clone(&plan.memory);
+        let total = plan.file_bytes();
+        let stream = match plan.execute(&self.workers) {
+            Ok(stream) => stream,
+            Err(error) => {
+                entry.fail(&error);
+                return Err(error);
+            }
+        };
+        let limits = StreamLimits { deadline, timeout, result_bytes_max: self.options.result_bytes_max };
+        let read = {
+            let operators = operators.clone();
+            move || running::sum(operators.iter().map(counts))
+        };
+        let progress = move || match total {
+            0 => 0.0,
+            total => (running::sum(operators.iter().map(counts)).bytes_scanned as f64 / total as f64).min(1.0),
+        };
+        Ok((watched(stream, entry, permit, limits, memory, Box::new(read)), Box::new(progress)))
+    }
+
+    /// Stops the runs of a query on this server, and refuses further ones. Whether there were any.
+    pub fn cancel(&self, id: &str, principal: &str) -> bool {
+        self.log.cancel(id, principal)
     }
 
     /// All tables, sorted by schema and name, with the columns they have now.
@@ -120,7 +243,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` if the lake can't be read.
     pub async fn catalog(&self) -> Result<Vec<CatalogTable>> {
-        let catalog = QueryCatalog::new(Arc::clone(&self.source), None);
+        let catalog = QueryCatalog::new(Arc::clone(&self.source), None, None);
         self.workers.run(async move { catalog.list().await }).await
     }
 }

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use chrono::DateTime;
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionConfig;
 use lakehouse::{Context, Kind, Result};
 
 use super::EngineOptions;
 use super::catalog::{QueryCatalog, SharedCatalog};
+use super::memory::{QueryMemory, runtime_for};
 
 /// Memory for Parquet footers, in bytes. The library's default (50 MB) is small for tables of many files.
 const METADATA_CACHE_BYTES: usize = 128 << 20;
@@ -38,22 +40,37 @@ pub(super) fn base(options: &EngineOptions) -> Result<SessionState> {
         .build())
 }
 
-/// A session for one query, in which `catalog` is the only catalog, called `name`.
-pub(super) fn for_query(
-    base: &SessionState,
-    name: &str,
-    default_schema: &str,
-    catalog: &Arc<QueryCatalog>,
-) -> SessionState {
+/// What sets one query's session apart.
+pub(super) struct ForQuery<'a> {
+    /// The name of the only catalog.
+    pub(super) catalog_name: &'a str,
+    pub(super) default_schema: &'a str,
+    pub(super) catalog: &'a Arc<QueryCatalog>,
+    pub(super) memory: &'a Arc<QueryMemory>,
+    /// What `now()` is, in microseconds since the epoch.
+    pub(super) planned_at_us: i64,
+}
+
+/// A session for one query.
+pub(super) fn for_query(base: &SessionState, query: &ForQuery<'_>) -> SessionState {
     let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog(name.to_owned(), Arc::new(SharedCatalog(Arc::clone(catalog))));
-    let config = config().with_default_catalog_and_schema(name, default_schema).with_information_schema(true);
-    let state = SessionStateBuilder::new_from_existing(base.clone())
-        .with_config(config)
+    catalogs.register_catalog(query.catalog_name.to_owned(), Arc::new(SharedCatalog(Arc::clone(query.catalog))));
+    let config = config().with_default_catalog_and_schema(query.catalog_name, query.default_schema);
+    let mut state = SessionStateBuilder::new_from_existing(base.clone())
+        .with_config(config.with_information_schema(true))
+        .with_runtime_env(runtime_for(base.runtime_env(), Arc::clone(query.memory)))
         .with_catalog_list(Arc::new(catalogs))
         .build();
-    // The context's state has the query's start time, which now() is.
-    SessionContext::new_with_state(state).state()
+    state.mark_start_execution();
+    state.execution_props_mut().query_execution_start_time = DateTime::from_timestamp_micros(query.planned_at_us);
+    state
+}
+
+/// `session` with plans that work on so many partitions at once.
+pub(super) fn with_partitions(session: &SessionState, partitions: usize) -> SessionState {
+    let mut session = session.clone();
+    session.config_mut().options_mut().execution.target_partitions = partitions.max(1);
+    session
 }
 
 fn config() -> SessionConfig {

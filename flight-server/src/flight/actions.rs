@@ -1,151 +1,198 @@
-//! Actions beside prepared statements: the session.
-//!
-//! No server keeps sessions. The one option that can be set, the default schema, goes to the client as a cookie and
-//! comes back with each call; clients without cookies (ADBC has them off) qualify their names instead. The catalog is
-//! always the same. The messages are Flight's own, which arrow-flight does not generate:
-//! <https://github.com/apache/arrow/blob/main/format/Flight.proto>.
+//! Actions: prepared statements, the session, cancelling, renewing.
 
 use std::collections::HashMap;
 
-use arrow_flight::{Action, ActionType, Result as ActionResult};
+use arrow_flight::sql::{
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedSubstraitPlanRequest, Any, Command, ProstMessageExt as _,
+};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
+    RenewFlightEndpointRequest, Result as ActionResult, Ticket,
+};
+use bytes::Bytes;
 use lakehouse::Error;
-use prost::Message;
-use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Response, Status};
+use prost::{Message, Name as _};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
 
-use super::status::{status, unimplemented};
-use crate::engine::{GOLD, SCHEMAS};
-
-const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
-const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
-const CLOSE_SESSION: &str = "CloseSession";
-
-/// The cookie with the default schema.
-const SCHEMA_COOKIE: &str = "mallard_schema";
+use super::prepared::{self, Prepared};
+use super::service::{self, SqlService};
+use super::session::{self, Caller, SessionOptionValue, SessionOptions};
+use super::statements::{Asked, timestamp};
+use super::status::{status, unencodable, unimplemented};
+use super::tickets::{PlannedQuery, Polled, ResultPart};
 
 /// The actions there are.
 pub(super) fn all() -> Vec<ActionType> {
     let action = |name: &str, description: &str| ActionType { r#type: name.into(), description: description.into() };
     vec![
-        action("CreatePreparedStatement", "Prepares a query."),
-        action("ClosePreparedStatement", "Forgets a prepared query."),
-        action(SET_SESSION_OPTIONS, "Sets the default schema (option \"schema\"), kept in a cookie."),
-        action(GET_SESSION_OPTIONS, "Tells catalog and default schema."),
-        action(CLOSE_SESSION, "Forgets the default schema."),
+        action("CancelFlightInfo", "Stops a query, on whichever server it runs."),
+        action("CancelQuery", "The same, as older clients ask for it."),
+        action("ClosePreparedStatement", "Forgets a prepared statement."),
+        action("CloseSession", "Forgets the session's options."),
+        action("CreatePreparedStatement", "Prepares a statement in SQL."),
+        action("CreatePreparedSubstraitPlan", "Prepares a Substrait plan."),
+        action("GetSessionOptions", "Tells the session's options."),
+        action("RenewFlightEndpoint", "Lets an endpoint live longer."),
+        action("SetSessionOptions", "Sets session options, which are kept in a cookie."),
     ]
 }
 
-/// What `action` answers, for a lakehouse called `catalog`.
-pub(super) fn answer(
-    action: &Action,
-    metadata: &MetadataMap,
-    catalog: &str,
-) -> Result<Response<Option<ActionResult>>, Status> {
-    match action.r#type.as_str() {
-        SET_SESSION_OPTIONS => set_options(&action.body, catalog),
-        GET_SESSION_OPTIONS => {
-            let options = [("catalog", catalog.to_owned()), ("schema", default_schema(metadata))];
-            let session_options = options.map(|(name, value)| (name.to_owned(), SessionOptionValue::text(value)));
-            Ok(encoded(&SessionOptions { session_options: session_options.into() }))
+type Answer = Response<Vec<ActionResult>>;
+
+/// What an action answers; `None` if it is left to arrow-flight's layer.
+pub(super) async fn answer(service: &SqlService, request: &Request<Action>) -> Result<Option<Answer>, Status> {
+    let caller = session::caller(request);
+    let body = &request.get_ref().body;
+    let answer = match request.get_ref().r#type.as_str() {
+        "CreatePreparedStatement" => {
+            let asked: ActionCreatePreparedStatementRequest = unpacked(body)?;
+            let text = service::sql(asked.query);
+            let asked = service.asked(text, asked.transaction_id.as_ref(), request.metadata(), &caller)?;
+            prepare(service, asked, caller).await?
         }
-        CLOSE_SESSION => {
+        "CreatePreparedSubstraitPlan" => {
+            let asked: ActionCreatePreparedSubstraitPlanRequest = unpacked(body)?;
+            let text = service::substrait(asked.plan);
+            let asked = service.asked(text, asked.transaction_id.as_ref(), request.metadata(), &caller)?;
+            prepare(service, asked, caller).await?
+        }
+        "SetSessionOptions" => set_options(service, request, &caller)?,
+        "GetSessionOptions" => {
+            let session = service.session(request.metadata(), &caller)?;
+            let options = session::all(&session, &service.engine.definition().name).into_iter();
+            let options = options.map(|(name, value)| (name, SessionOptionValue { value: Some(value) }));
+            plain(&SessionOptions { session_options: options.collect() })
+        }
+        "CloseSession" => {
             let closed = CloseSessionResult { status: CloseSessionResult::CLOSED };
-            with_cookie(encoded(&closed), &format!("{SCHEMA_COOKIE}=; Max-Age=0"))
+            with_cookie(plain(&closed), &format!("{}=; Max-Age=0", session::COOKIE))?
         }
-        "CancelFlightInfo" | "CancelQuery" => {
-            Err(unimplemented("queries are cancelled by dropping the DoGet stream, which stops their work"))
+        "CancelFlightInfo" => {
+            let asked: CancelFlightInfoRequest = decoded(body)?;
+            let cancelled = cancel(service, asked.info.unwrap_or_default(), &caller).await?;
+            plain(&CancelFlightInfoResult { status: cancelled.into() })
         }
-        "RenewFlightEndpoint" => Err(unimplemented("tickets can't be renewed; plan the query again (GetFlightInfo)")),
-        other => Err(unimplemented(format!("there is no action {other:?}; ListActions tells those there are"))),
-    }
+        "CancelQuery" => {
+            let asked: ActionCancelQueryRequest = unpacked(body)?;
+            let cancelled = cancel(service, decoded(&asked.info)?, &caller).await?;
+            packed(ActionCancelQueryResult { result: cancelled.into() }.as_any())
+        }
+        "RenewFlightEndpoint" => renew(service, decoded(body)?, &caller)?,
+        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" | "ClosePreparedStatement" => {
+            return Ok(None);
+        }
+        other => return Err(unimplemented(format!("there is no action {other:?}; ListActions tells those there are"))),
+    };
+    Ok(Some(answer))
 }
 
-/// The schema that a client's unqualified names are in.
-pub(super) fn default_schema(metadata: &MetadataMap) -> String {
-    let cookies = metadata.get_all("cookie").iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let chosen = pairs.find(|(name, _)| *name == SCHEMA_COOKIE).map(|(_, value)| value.trim_matches('"'));
-    chosen.filter(|schema| SCHEMAS.contains(schema)).unwrap_or(GOLD).to_owned()
+async fn prepare(service: &SqlService, asked: Asked, caller: Caller) -> Result<Answer, Status> {
+    let prepared = prepared::create(service, asked.statement, &caller.into()).await?;
+    Ok(packed(Any { type_url: Prepared::type_url(), value: prepared.encode_to_vec().into() }))
 }
 
-fn set_options(body: &[u8], catalog: &str) -> Result<Response<Option<ActionResult>>, Status> {
-    let request = SessionOptions::decode(body)
-        .map_err(|error| status(Error::invalid("the session options can't be decoded").because(error)))?;
+fn set_options(service: &SqlService, request: &Request<Action>, caller: &Caller) -> Result<Answer, Status> {
+    let asked: SessionOptions = decoded(&request.get_ref().body)?;
+    // A session that is lost begins anew.
+    let mut session = service.session(request.metadata(), caller).unwrap_or_default();
     let mut errors = HashMap::new();
-    let mut schema = None;
-    for (name, value) in request.session_options {
-        let outcome = match (name.as_str(), value.as_text()) {
-            ("catalog", None) => Ok(()),
-            ("catalog", Some(text)) if text == catalog => Ok(()),
-            ("schema", text) => match SCHEMAS.into_iter().find(|known| *known == text.unwrap_or(GOLD)) {
-                Some(known) => {
-                    schema = Some(known);
-                    Ok(())
-                }
-                None => Err(OptionError::INVALID_VALUE),
-            },
-            ("catalog", _) => Err(OptionError::INVALID_VALUE),
-            _ => Err(OptionError::INVALID_NAME),
-        };
-        if let Err(value) = outcome {
+    let definition = service.engine.definition();
+    for (name, value) in asked.session_options {
+        if let Err(refusal) = session::set(&mut session, &name, value.value.as_ref(), &definition.name) {
+            let value = match refusal {
+                session::Refusal::Name => OptionError::INVALID_NAME,
+                session::Refusal::Value(_) => OptionError::INVALID_VALUE,
+            };
             errors.insert(name, OptionError { value });
         }
     }
-    let response = encoded(&SetSessionOptionsResult { errors });
-    match schema {
-        Some(schema) => with_cookie(response, &format!("{SCHEMA_COOKIE}={schema}")),
-        None => Ok(response),
+    let cookie = session::cookie_of(&session, service.seals(&caller.principal)).map_err(status)?;
+    with_cookie(plain(&SetSessionOptionsResult { errors }), &cookie)
+}
+
+/// Stops the queries whose tickets or handles a FlightInfo holds.
+async fn cancel(service: &SqlService, info: FlightInfo, caller: &Caller) -> Result<CancelStatus, Status> {
+    let mut ids = Vec::new();
+    for endpoint in &info.endpoint {
+        let ticket = endpoint.ticket.as_ref().map(|ticket| ticket.ticket.clone()).unwrap_or_default();
+        ids.push(query_id(service, &ticket, caller).map_err(status)?);
+    }
+    if let Some(descriptor) = &info.flight_descriptor
+        && let Ok(Some(polled)) = Polled::decode(&descriptor.cmd, service.seals(&caller.principal))
+    {
+        ids.push(Some(polled.query_id));
+    }
+    let mut ids: Vec<String> = ids.into_iter().flatten().collect();
+    ids.sort();
+    ids.dedup();
+    let mut result = CancelStatus::NotCancellable;
+    for id in ids {
+        result = service.cancel(&id, &caller.principal).await.map_err(status)?;
+    }
+    Ok(result)
+}
+
+/// The query that a ticket belongs to; `None` for what can't be cancelled.
+fn query_id(service: &SqlService, ticket: &Bytes, caller: &Caller) -> lakehouse::Result<Option<String>> {
+    let Some(handle) = statement_handle(ticket) else { return Ok(None) };
+    let seals = service.seals(&caller.principal);
+    if let Some(part) = ResultPart::decode(&handle, seals)? {
+        return Ok(Some(part.query_id));
+    }
+    PlannedQuery::decode(&handle, seals).map(|query| Some(query.request.id))
+}
+
+fn statement_handle(ticket: &Bytes) -> Option<Bytes> {
+    match Any::decode(ticket.as_ref()).ok().and_then(|any| Command::try_from(any).ok()) {
+        Some(Command::TicketStatementQuery(ticket)) => Some(ticket.statement_handle),
+        _ => None,
     }
 }
 
-fn encoded(message: &impl Message) -> Response<Option<ActionResult>> {
-    Response::new(Some(ActionResult { body: message.encode_to_vec().into() }))
+/// The same endpoint with a ticket that ends later.
+fn renew(service: &SqlService, asked: RenewFlightEndpointRequest, caller: &Caller) -> Result<Answer, Status> {
+    let mut endpoint = asked.endpoint.unwrap_or_default();
+    let ticket = endpoint.ticket.take().unwrap_or_default().ticket;
+    let Some(handle) = statement_handle(&ticket) else {
+        return Err(status(Error::invalid("the endpoint's ticket does not end, or is none; only queries' are renewed")));
+    };
+    let seals = service.seals(&caller.principal);
+    let renewed = match ResultPart::decode(&handle, seals).map_err(status)? {
+        Some(part) => part.encode(seals),
+        None => PlannedQuery::decode(&handle, seals).and_then(|query| query.encode(seals)),
+    };
+    let (handle, expires_at_us) = renewed.map_err(status)?;
+    let ticket = arrow_flight::sql::TicketStatementQuery { statement_handle: handle };
+    endpoint.ticket = Some(Ticket::new(ticket.as_any().encode_to_vec()));
+    endpoint.expiration_time = Some(timestamp(expires_at_us));
+    Ok(plain(&endpoint))
 }
 
-fn with_cookie<T>(mut response: Response<T>, cookie: &str) -> Result<Response<T>, Status> {
-    let value = MetadataValue::try_from(cookie).map_err(super::status::unencodable)?;
+fn plain(message: &impl Message) -> Answer {
+    Response::new(vec![ActionResult { body: message.encode_to_vec().into() }])
+}
+
+fn packed(any: Any) -> Answer {
+    plain(&any)
+}
+
+fn with_cookie(mut response: Answer, cookie: &str) -> Result<Answer, Status> {
+    let value = MetadataValue::try_from(cookie).map_err(unencodable)?;
     response.metadata_mut().insert("set-cookie", value);
     Ok(response)
 }
 
-/// SetSessionOptionsRequest and GetSessionOptionsResult, which look the same.
-#[derive(Clone, PartialEq, Message)]
-struct SessionOptions {
-    #[prost(map = "string, message", tag = "1")]
-    session_options: HashMap<String, SessionOptionValue>,
+fn decoded<T: Message + Default>(body: &[u8]) -> Result<T, Status> {
+    T::decode(body).map_err(|error| status(Error::invalid("the action's body can't be decoded").because(error)))
 }
 
-/// Of the values an option can have, text; any other kind is skipped and looks like none.
-#[derive(Clone, PartialEq, Message)]
-struct SessionOptionValue {
-    #[prost(oneof = "OptionValue", tags = "1, 2, 3, 4")]
-    value: Option<OptionValue>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum OptionValue {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Bool(bool),
-    #[prost(sfixed64, tag = "3")]
-    Integer(i64),
-    #[prost(double, tag = "4")]
-    Double(f64),
-}
-
-impl SessionOptionValue {
-    fn text(text: String) -> Self {
-        Self { value: Some(OptionValue::Text(text)) }
-    }
-
-    /// None: the option is to be unset. A value that is no text is a text that nothing matches.
-    fn as_text(&self) -> Option<&str> {
-        match self.value.as_ref()? {
-            OptionValue::Text(text) => Some(text),
-            OptionValue::Bool(_) | OptionValue::Integer(_) | OptionValue::Double(_) => Some(""),
-        }
-    }
+/// A Flight SQL message, which comes inside an Any.
+fn unpacked<T: arrow_flight::sql::ProstMessageExt>(body: &[u8]) -> Result<T, Status> {
+    let any: Any = decoded(body)?;
+    let foreign = || status(Error::invalid("the action's body holds another message than its type says"));
+    any.unpack().map_err(|_| foreign())?.ok_or_else(foreign)
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -173,70 +220,4 @@ struct CloseSessionResult {
 
 impl CloseSessionResult {
     const CLOSED: i32 = 1;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(options: &[(&str, SessionOptionValue)]) -> (HashMap<String, OptionError>, Option<String>) {
-        let session_options = options.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let body = SessionOptions { session_options }.encode_to_vec();
-        let response = answer(&Action::new(SET_SESSION_OPTIONS, body), &MetadataMap::new(), "flights").unwrap();
-        let cookie = response.metadata().get("set-cookie").map(|value| value.to_str().unwrap().to_owned());
-        let result = SetSessionOptionsResult::decode(response.into_inner().unwrap().body).unwrap();
-        (result.errors, cookie)
-    }
-
-    fn text(value: &str) -> SessionOptionValue {
-        SessionOptionValue::text(value.to_owned())
-    }
-
-    fn with_cookie_header(cookie: &str) -> MetadataMap {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("cookie", cookie.parse().unwrap());
-        metadata
-    }
-
-    #[test]
-    fn the_default_schema_travels_in_a_cookie() {
-        let (errors, cookie) = set(&[("catalog", text("flights")), ("schema", text("silver"))]);
-        assert!(errors.is_empty());
-        assert_eq!(cookie.as_deref(), Some("mallard_schema=silver"));
-        let metadata = with_cookie_header("other=1; mallard_schema=silver");
-        assert_eq!(default_schema(&metadata), "silver");
-    }
-
-    #[test]
-    fn without_a_cookie_or_with_a_foreign_one_it_is_gold() {
-        assert_eq!(default_schema(&MetadataMap::new()), "gold");
-        assert_eq!(default_schema(&with_cookie_header("mallard_schema=bronze")), "gold");
-    }
-
-    #[test]
-    fn unknown_options_and_values_are_named_as_errors() {
-        let number = SessionOptionValue { value: Some(OptionValue::Integer(1)) };
-        let (errors, cookie) = set(&[("catalog", text("other")), ("schema", number), ("timezone", text("UTC"))]);
-        assert_eq!(errors["catalog"].value, OptionError::INVALID_VALUE);
-        assert_eq!(errors["schema"].value, OptionError::INVALID_VALUE);
-        assert_eq!(errors["timezone"].value, OptionError::INVALID_NAME);
-        assert_eq!(cookie, None);
-    }
-
-    #[test]
-    fn options_can_be_read_back() {
-        let metadata = with_cookie_header("mallard_schema=system");
-        let response = answer(&Action::new(GET_SESSION_OPTIONS, ""), &metadata, "flights").unwrap();
-        let options = SessionOptions::decode(response.into_inner().unwrap().body).unwrap().session_options;
-        assert_eq!(options["catalog"], text("flights"));
-        assert_eq!(options["schema"], text("system"));
-    }
-
-    #[test]
-    fn closing_a_session_forgets_the_schema() {
-        let response = answer(&Action::new(CLOSE_SESSION, ""), &MetadataMap::new(), "flights").unwrap();
-        assert_eq!(response.metadata().get("set-cookie").unwrap(), "mallard_schema=; Max-Age=0");
-        let result = CloseSessionResult::decode(response.into_inner().unwrap().body).unwrap();
-        assert_eq!(result.status, CloseSessionResult::CLOSED);
-    }
 }

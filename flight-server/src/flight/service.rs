@@ -1,4 +1,7 @@
 //! Flight SQL's commands, routed: which module answers what.
+//!
+//! What arrow-flight's layer can't do (DoPut with headers, prepared statements that say whether they write, actions on
+//! FlightInfos) comes by way of [`transport`](super::transport) and never reaches this layer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,15 +14,13 @@ use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
 use arrow_flight::sql::server::FlightSqlService;
 use arrow_flight::sql::{
     ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
-    ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    ActionCreatePreparedSubstraitPlanRequest, ActionEndSavepointRequest, ActionEndTransactionRequest, Any, Command,
+    ActionBeginTransactionResult, ActionClosePreparedStatementRequest, ActionEndSavepointRequest, ActionEndTransactionRequest, Any, Command,
     CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
     CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery, CommandStatementQuery, CommandStatementSubstraitPlan, ProstMessageExt, SqlInfo,
-    TicketStatementQuery,
+    SubstraitPlan, TicketStatementQuery,
 };
-use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
+use arrow_flight::{Action, CancelStatus, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
 use async_trait::async_trait;
 use futures::{Stream, StreamExt as _, stream};
 use lakehouse::{Clock, Error, Result as MallardResult};
@@ -27,20 +28,19 @@ use prost::Message as _;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ingest::IngestDoor;
-use super::statements::{self, DataStream};
+use super::ingest::{self, IngestDoor};
+use super::seal::Sealer;
+use super::session::{self, Caller};
+use super::statements::{self, Asked, DataStream};
 use super::status::{status, unencodable, unimplemented};
-use super::tickets::Statement;
+use super::tickets::{Seals, Statement};
 use super::transport::{FlightService as Transport, short_name};
-use super::{actions, metadata, prepared, sql_info, xdbc};
-use crate::engine::Engine;
-
-/// What a client that brings a user name is given: it must get something, and nobody is told apart yet.
-const ANYONE: &str = "Bearer anyone";
+use super::{metadata, sql_info, xdbc};
+use crate::engine::{Engine, QueryText, Who};
+use crate::results::Results;
 
 const NO_TRANSACTIONS: &str =
-    "there are no transactions: each query reads one snapshot, each ingest is kept as a whole";
-const NO_SUBSTRAIT: &str = "Substrait plans are not understood; send SQL";
+    "there are no transactions: each query reads one snapshot, each ingest is kept as a whole; use autocommit";
 
 type Info = Result<Response<FlightInfo>, Status>;
 type Data = Result<Response<DataStream>, Status>;
@@ -50,25 +50,87 @@ type Data = Result<Response<DataStream>, Status>;
 pub struct SqlService {
     pub(super) engine: Arc<Engine>,
     pub(super) door: Arc<dyn IngestDoor>,
+    pub(super) results: Arc<Results>,
+    pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
     infos: Arc<SqlInfoData>,
     types: Arc<XdbcTypeInfoData>,
 }
 
 impl SqlService {
-    pub(super) fn new(engine: Arc<Engine>, door: Arc<dyn IngestDoor>, clock: Arc<dyn Clock>) -> MallardResult<Self> {
+    pub(super) fn new(parts: Parts) -> MallardResult<Self> {
+        let Parts { engine, door, results, sealer, clock } = parts;
         let broken = |error: FlightError| Error::internal("can't build the server's own description").because(error);
-        let infos = Arc::new(sql_info::infos().map_err(broken)?);
+        let infos = Arc::new(sql_info::infos(engine.timeout()).map_err(broken)?);
         let types = Arc::new(xdbc::types().map_err(broken)?);
-        Ok(Self { engine, door, clock, infos, types })
+        Ok(Self { engine, door, results, sealer, clock, infos, types })
+    }
+
+    /// What seals for `principal`.
+    pub(super) fn seals<'a>(&'a self, principal: &'a str) -> Seals<'a> {
+        Seals { sealer: &self.sealer, principal, clock: self.clock.as_ref() }
+    }
+
+    /// An id for a query or an ingest: a UUIDv7.
+    pub(super) fn new_id(&self) -> String {
+        crate::ingest::new_id(self.clock.now_us())
+    }
+
+    pub(super) fn session(&self, metadata: &MetadataMap, caller: &Caller) -> Result<proto::Session, Status> {
+        let catalog = &self.engine.definition().name;
+        session::session(metadata, self.seals(&caller.principal), catalog).map_err(status)
+    }
+
+    /// A statement that came by itself.
+    pub(super) fn asked(
+        &self,
+        text: QueryText,
+        transaction: Option<&bytes::Bytes>,
+        metadata: &MetadataMap,
+        caller: &Caller,
+    ) -> Result<Asked, Status> {
+        if transaction.is_some_and(|id| !id.is_empty()) {
+            return Err(unimplemented(NO_TRANSACTIONS));
+        }
+        let session = self.session(metadata, caller)?;
+        let statement = Statement { text, session, parameters: None, is_update: false };
+        Ok(Asked { statement, ingest_id: ingest::ingest_id(metadata)? })
+    }
+
+    /// A statement that was prepared.
+    pub(super) fn asked_prepared(&self, handle: &[u8], metadata: &MetadataMap, caller: &Caller) -> Result<Asked, Status> {
+        let statement = Statement::decode(handle, self.seals(&caller.principal));
+        Ok(Asked { statement: statement.map_err(status)?, ingest_id: ingest::ingest_id(metadata)? })
+    }
+
+    /// Stops a query, wherever it runs. It is over at once on this server, and within a second on others.
+    pub(super) async fn cancel(&self, query_id: &str, principal: &str) -> MallardResult<CancelStatus> {
+        let was_here = self.engine.cancel(query_id, principal);
+        self.results.mark_cancelled(query_id).await?;
+        Ok(if was_here { CancelStatus::Cancelled } else { CancelStatus::Cancelling })
     }
 }
 
-fn statement(sql: String, metadata: &MetadataMap, transaction: Option<&bytes::Bytes>) -> Result<Statement, Status> {
-    if transaction.is_some_and(|id| !id.is_empty()) {
-        return Err(unimplemented(NO_TRANSACTIONS));
-    }
-    Ok(Statement { sql, schema: actions::default_schema(metadata) })
+/// What the service is made of.
+pub struct Parts {
+    /// Answers queries.
+    pub engine: Arc<Engine>,
+    /// Takes rows in.
+    pub door: Arc<dyn IngestDoor>,
+    /// Keeps results that outlive a call.
+    pub results: Arc<Results>,
+    /// Seals what clients carry.
+    pub sealer: Arc<Sealer>,
+    /// Tells when handles end.
+    pub clock: Arc<dyn Clock>,
+}
+
+pub(super) fn sql(text: String) -> QueryText {
+    QueryText::Sql(text)
+}
+
+pub(super) fn substrait(plan: Option<SubstraitPlan>) -> QueryText {
+    QueryText::Substrait(plan.unwrap_or_default().plan)
 }
 
 /// A metadata command is its own ticket.
@@ -88,18 +150,22 @@ impl FlightSqlService for SqlService {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let caller = session::caller(&request);
         let has_user = request.metadata().contains_key("authorization");
         let answer = HandshakeResponse { protocol_version: 0, payload: bytes::Bytes::new() };
         let mut response = Response::new(stream::iter([Ok(answer)]).boxed() as Pin<Box<dyn Stream<Item = _> + Send>>);
         if has_user {
-            response.metadata_mut().insert("authorization", MetadataValue::from_static(ANYONE));
+            let token = session::token(self.seals(&caller.principal)).map_err(status)?;
+            let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(unencodable)?;
+            response.metadata_mut().insert("authorization", bearer);
         }
         Ok(response)
     }
 
     async fn get_flight_info_statement(&self, q: CommandStatementQuery, request: Request<FlightDescriptor>) -> Info {
-        let statement = statement(q.query, request.metadata(), q.transaction_id.as_ref())?;
-        statements::info(self, statement, request.into_inner()).await
+        let caller = session::caller(&request);
+        let asked = self.asked(sql(q.query), q.transaction_id.as_ref(), request.metadata(), &caller)?;
+        statements::info(self, asked, &caller.into(), request.into_inner()).await
     }
 
     async fn get_flight_info_prepared_statement(
@@ -107,16 +173,19 @@ impl FlightSqlService for SqlService {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Info {
-        let statement = Statement::decode(&query.prepared_statement_handle, self.clock.as_ref()).map_err(status)?;
-        statements::info(self, statement, request.into_inner()).await
+        let caller = session::caller(&request);
+        let asked = self.asked_prepared(&query.prepared_statement_handle, request.metadata(), &caller)?;
+        statements::info(self, asked, &caller.into(), request.into_inner()).await
     }
 
     async fn get_flight_info_substrait_plan(
         &self,
-        _: CommandStatementSubstraitPlan,
-        _: Request<FlightDescriptor>,
+        query: CommandStatementSubstraitPlan,
+        request: Request<FlightDescriptor>,
     ) -> Info {
-        Err(unimplemented(NO_SUBSTRAIT))
+        let caller = session::caller(&request);
+        let asked = self.asked(substrait(query.plan), query.transaction_id.as_ref(), request.metadata(), &caller)?;
+        statements::info(self, asked, &caller.into(), request.into_inner()).await
     }
 
     async fn get_flight_info_catalogs(&self, query: CommandGetCatalogs, request: Request<FlightDescriptor>) -> Info {
@@ -187,26 +256,27 @@ impl FlightSqlService for SqlService {
         Err(unimplemented(format!("GetFlightInfo has no {}", short_name(&command))))
     }
 
-    async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Data {
-        statements::fetch(self, &ticket).await
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Data {
+        statements::fetch(self, &ticket.statement_handle, &session::caller(&request).into()).await
     }
 
-    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, _: Request<Ticket>) -> Data {
-        let statement = Statement::decode(&query.prepared_statement_handle, self.clock.as_ref()).map_err(status)?;
-        statements::fetch_newest(self, &statement).await
+    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Data {
+        let caller = session::caller(&request);
+        let asked = self.asked_prepared(&query.prepared_statement_handle, request.metadata(), &caller)?;
+        statements::fetch_newest(self, asked, &caller.into()).await
     }
 
     async fn do_get_catalogs(&self, _: CommandGetCatalogs, _: Request<Ticket>) -> Data {
-        data(metadata::catalogs(self.engine.definition()))
+        data(metadata::catalogs(&self.engine.definition()))
     }
 
     async fn do_get_schemas(&self, query: CommandGetDbSchemas, _: Request<Ticket>) -> Data {
-        data(metadata::schemas(query, self.engine.definition()))
+        data(metadata::schemas(query, &self.engine.definition()))
     }
 
     async fn do_get_tables(&self, query: CommandGetTables, _: Request<Ticket>) -> Data {
         let catalog = self.engine.catalog().await.map_err(status)?;
-        data(metadata::tables(query, self.engine.definition(), &catalog))
+        data(metadata::tables(query, &self.engine.definition(), &catalog))
     }
 
     async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Data {
@@ -222,32 +292,23 @@ impl FlightSqlService for SqlService {
     }
 
     async fn do_get_primary_keys(&self, query: CommandGetPrimaryKeys, _: Request<Ticket>) -> Data {
-        data(metadata::primary_keys(&query, self.engine.definition()))
+        data(metadata::primary_keys(&query, &self.engine.definition()))
     }
 
-    async fn do_get_exported_keys(&self, _: CommandGetExportedKeys, _: Request<Ticket>) -> Data {
-        data(Ok(metadata::no_foreign_keys()))
+    async fn do_get_exported_keys(&self, query: CommandGetExportedKeys, _: Request<Ticket>) -> Data {
+        data(metadata::exported_keys(&query, &self.engine.definition()))
     }
 
-    async fn do_get_imported_keys(&self, _: CommandGetImportedKeys, _: Request<Ticket>) -> Data {
-        data(Ok(metadata::no_foreign_keys()))
+    async fn do_get_imported_keys(&self, query: CommandGetImportedKeys, _: Request<Ticket>) -> Data {
+        data(metadata::imported_keys(&query, &self.engine.definition()))
     }
 
-    async fn do_get_cross_reference(&self, _: CommandGetCrossReference, _: Request<Ticket>) -> Data {
-        data(Ok(metadata::no_foreign_keys()))
+    async fn do_get_cross_reference(&self, query: CommandGetCrossReference, _: Request<Ticket>) -> Data {
+        data(metadata::cross_reference(&query, &self.engine.definition()))
     }
 
     async fn do_get_fallback(&self, _: Request<Ticket>, message: Any) -> Data {
         Err(unimplemented(format!("DoGet has no {}", short_name(&Command::Unknown(message)))))
-    }
-
-    async fn do_action_create_prepared_statement(
-        &self,
-        query: ActionCreatePreparedStatementRequest,
-        request: Request<Action>,
-    ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let statement = statement(query.query, request.metadata(), query.transaction_id.as_ref())?;
-        prepared::create(self, statement).await
     }
 
     /// Nothing to do: the handle was all there was.
@@ -257,14 +318,6 @@ impl FlightSqlService for SqlService {
         _: Request<Action>,
     ) -> Result<(), Status> {
         Ok(())
-    }
-
-    async fn do_action_create_prepared_substrait_plan(
-        &self,
-        _: ActionCreatePreparedSubstraitPlanRequest,
-        _: Request<Action>,
-    ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        Err(unimplemented(NO_SUBSTRAIT))
     }
 
     async fn do_action_begin_transaction(
@@ -293,26 +346,6 @@ impl FlightSqlService for SqlService {
 
     async fn do_action_end_savepoint(&self, _: ActionEndSavepointRequest, _: Request<Action>) -> Result<(), Status> {
         Err(unimplemented(NO_TRANSACTIONS))
-    }
-
-    async fn do_action_cancel_query(
-        &self,
-        _: ActionCancelQueryRequest,
-        request: Request<Action>,
-    ) -> Result<ActionCancelQueryResult, Status> {
-        match self.do_action_fallback(request).await {
-            Ok(_) => Ok(ActionCancelQueryResult::default()),
-            Err(refusal) => Err(refusal),
-        }
-    }
-
-    async fn do_action_fallback(
-        &self,
-        request: Request<Action>,
-    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
-        let catalog = self.engine.definition().name.as_str();
-        let answer = actions::answer(request.get_ref(), request.metadata(), catalog)?;
-        Ok(answer.map(|result| stream::iter(result.map(Ok)).boxed() as <Self as FlightService>::DoActionStream))
     }
 
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}

@@ -1,10 +1,9 @@
 //! The Flight service itself: what arrow-flight's Flight SQL layer does is left to it, what it can't do is done here.
 //!
-//! Here are GetSchema (the layer has none), DoPut (the layer can't answer with a header, nor with a count *and* an
-//! error), a true list of actions, and refusals that say what to do instead.
+//! Here are GetSchema, PollFlightInfo, ListFlights (the layer has none), DoPut (the layer can't answer with a header, nor
+//! with a count *and* an error), actions (the layer knows half of them), and refusals that say what to do instead.
 
-use std::sync::Arc;
-
+use arrow::datatypes::Schema;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::FlightService as Protocol;
 use arrow_flight::sql::{Any, Command};
@@ -14,15 +13,13 @@ use arrow_flight::{
 };
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
-use lakehouse::{Clock, Error};
+use lakehouse::Error;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::actions;
-use super::ingest::{self, IngestDoor};
-use super::service::SqlService;
-use super::status::{status, unimplemented};
-use crate::engine::Engine;
+use super::service::{self, Parts, SqlService};
+use super::status::{status, unencodable, unimplemented};
+use super::{actions, ingest, poll, put, session, statements};
 
 /// Mallard's Flight SQL service.
 #[derive(Clone)]
@@ -31,12 +28,12 @@ pub struct FlightService {
 }
 
 impl FlightService {
-    /// A service that queries with `engine` and takes rows in through `door`; handles expire by `clock`.
+    /// A service of these parts.
     ///
     /// # Errors
     /// `Internal` if the server's description of itself can't be built.
-    pub fn new(engine: Arc<Engine>, door: Arc<dyn IngestDoor>, clock: Arc<dyn Clock>) -> lakehouse::Result<Self> {
-        Ok(Self { sql: SqlService::new(engine, door, clock)? })
+    pub fn new(parts: Parts) -> lakehouse::Result<Self> {
+        Ok(Self { sql: SqlService::new(parts)? })
     }
 }
 
@@ -57,30 +54,52 @@ impl Protocol for FlightService {
         self.sql.handshake(request).await
     }
 
-    async fn list_flights(&self, _request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Err(unimplemented("ListFlights is not there; list tables with the Flight SQL command GetTables"))
+    /// All tables that have columns, as flights: the criteria are a prefix of `schema.table`.
+    async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let prefix = String::from_utf8(request.get_ref().expression.to_vec())
+            .map_err(|_| invalid("the criteria are no UTF-8; give the beginning of schema.table, or nothing"))?;
+        let tables = self.sql.engine.catalog().await.map_err(status)?;
+        let flights = tables.into_iter().filter_map(|table| {
+            let schema = table.arrow_schema?;
+            let name = format!("{}.{}", table.schema, table.name);
+            name.starts_with(&prefix).then(|| flight(table.schema, &table.name, &schema))
+        });
+        let flights: Vec<_> = flights.collect();
+        Ok(Response::new(stream::iter(flights).boxed()))
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        self.known(&request)?;
+        if request.get_ref().r#type() == DescriptorType::Path {
+            let caller = session::caller(&request);
+            let text = service::sql(select_all(&request.get_ref().path)?);
+            let asked = self.sql.asked(text, None, request.metadata(), &caller)?;
+            return statements::info(&self.sql, asked, &caller.into(), request.into_inner()).await;
+        }
         command_of(request.get_ref())?;
         self.sql.get_flight_info(request).await
     }
 
-    async fn poll_flight_info(&self, _request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        Err(unimplemented("PollFlightInfo is not there; use GetFlightInfo: planning is quick, and DoGet streams"))
+    async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        self.known(&request)?;
+        poll::poll(&self.sql, request).await
     }
 
+    /// Of an ingest, the schema is that of its table: what can be sent.
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let info = self.get_flight_info(request).await?.into_inner();
         Ok(Response::new(SchemaResult { schema: info.schema }))
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        self.known(&request)?;
         decode(&request.get_ref().ticket, "ticket")?;
         self.sql.do_get(request).await
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        self.known(&request)?;
+        let caller = session::caller(&request);
         let (metadata, _, mut messages) = request.into_parts();
         let first = messages.message().await?;
         // Go's ingest writer sends its command with the first batch: of an ingest without batches, nothing arrives,
@@ -88,24 +107,37 @@ impl Protocol for FlightService {
         let Some(first) = first else { return Ok(Response::new(stream::iter([Ok(ingest::count(0))]).boxed())) };
         let descriptor = first.flight_descriptor.as_ref();
         let command = command_of(descriptor.ok_or_else(|| invalid("the first message of a DoPut has no descriptor"))?)?;
+        let messages = stream::iter([Ok(first)]).chain(messages);
         match command {
-            Command::CommandStatementIngest(command) => {
-                let messages = stream::iter([Ok(first)]).chain(messages);
-                ingest::put(&self.sql, &command, &metadata, messages).await
+            Command::CommandStatementIngest(command) => ingest::put(&self.sql, &command, &metadata, messages).await,
+            Command::CommandStatementUpdate(update) => {
+                let transaction = update.transaction_id.as_ref();
+                let asked = self.sql.asked(service::sql(update.query), transaction, &metadata, &caller)?;
+                put::update(&self.sql, asked, caller).await
             }
-            Command::CommandStatementUpdate(_) | Command::CommandPreparedStatementUpdate(_) => Err(invalid(
-                "updates are refused: Mallard is read-only over SQL; send rows, changed rows and deletions by ingest \
-                 (CommandStatementIngest, append mode)",
-            )),
-            Command::CommandPreparedStatementQuery(_) => Err(unimplemented(
-                "parameters of prepared statements can't be bound yet; write the values into the SQL",
-            )),
+            Command::CommandStatementSubstraitPlan(update) => {
+                let transaction = update.transaction_id.as_ref();
+                let asked = self.sql.asked(service::substrait(update.plan), transaction, &metadata, &caller)?;
+                put::update(&self.sql, asked, caller).await
+            }
+            Command::CommandPreparedStatementUpdate(update) => {
+                let asked = self.sql.asked_prepared(&update.prepared_statement_handle, &metadata, &caller)?;
+                put::prepared_update(&self.sql, asked, caller, messages).await
+            }
+            Command::CommandPreparedStatementQuery(query) => {
+                let asked = self.sql.asked_prepared(&query.prepared_statement_handle, &metadata, &caller)?;
+                put::bind(&self.sql, asked, caller, messages).await
+            }
             other => Err(unimplemented(format!("DoPut has no {}", short_name(&other)))),
         }
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        self.sql.do_action(request).await
+        self.known(&request)?;
+        match actions::answer(&self.sql, &request).await? {
+            Some(answer) => Ok(answer.map(|results| stream::iter(results.into_iter().map(Ok)).boxed())),
+            None => self.sql.do_action(request).await,
+        }
     }
 
     async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
@@ -121,6 +153,28 @@ impl Protocol for FlightService {
     }
 }
 
+impl FlightService {
+    /// Refuses a call whose session token is not, or not any more, one of ours.
+    fn known<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        session::check_token(request.metadata(), self.sql.seals(session::ANYONE)).map_err(status)
+    }
+}
+
+/// A table as a flight, without a ticket: GetFlightInfo of its descriptor plans the reading.
+fn flight(schema_name: &str, name: &str, schema: &Schema) -> Result<FlightInfo, Status> {
+    let descriptor = FlightDescriptor::new_path(vec![schema_name.to_owned(), name.to_owned()]);
+    Ok(FlightInfo::new().try_with_schema(schema).map_err(unencodable)?.with_descriptor(descriptor))
+}
+
+/// The query for the table that a path names.
+fn select_all(path: &[String]) -> Result<String, Status> {
+    let quoted = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
+    match path.len() {
+        1..=3 => Ok(format!("SELECT * FROM {}", quoted.collect::<Vec<_>>().join("."))),
+        _ => Err(invalid("a descriptor's path names a table: [\"table\"] or [\"schema\", \"table\"]")),
+    }
+}
+
 fn invalid(message: &str) -> Status {
     status(Error::invalid(message))
 }
@@ -129,8 +183,8 @@ fn invalid(message: &str) -> Status {
 fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Status> {
     if descriptor.r#type() == DescriptorType::Path {
         return Err(unimplemented(
-            "descriptors with a path are not understood; send rows with the Flight SQL command \
-             CommandStatementIngest, and queries with CommandStatementQuery",
+            "a descriptor with a path can be read, not written to; send rows with the Flight SQL command \
+             CommandStatementIngest",
         ));
     }
     decode(&descriptor.cmd, "descriptor")

@@ -21,43 +21,176 @@ pub struct FrameHeader {
     #[prost(uint64, tag = "6")]
     pub rows: u64,
 }
+/// A client's session options.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Session {
+    /// Default schema for names without one; empty: gold.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+    /// Tables are read as they were then, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, optional, tag = "2")]
+    pub as_of_us: ::core::option::Option<i64>,
+    /// How long a query may take, in milliseconds.
+    #[prost(uint64, optional, tag = "3")]
+    pub timeout_ms: ::core::option::Option<u64>,
+    /// How much memory a query may reserve, in bytes.
+    #[prost(uint64, optional, tag = "4")]
+    pub memory_bytes: ::core::option::Option<u64>,
+    /// Compression of results: empty (none), lz4, zstd.
+    #[prost(string, tag = "5")]
+    pub compression: ::prost::alloc::string::String,
+    /// The most endpoints of a result.
+    #[prost(uint32, optional, tag = "6")]
+    pub max_endpoints: ::core::option::Option<u32>,
+}
 /// A ticket: all that a server needs to run a planned query on one snapshot.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryHandle {
     /// Version of this message's meaning.
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// The query.
+    /// The query's id, the same in all tickets of a query.
     #[prost(string, tag = "2")]
-    pub sql: ::prost::alloc::string::String,
+    pub query_id: ::prost::alloc::string::String,
+    /// The options that it was planned with.
+    #[prost(message, optional, tag = "5")]
+    pub session: ::core::option::Option<Session>,
     /// Delta version to read of each table, by qualified name ("silver.flights").
-    #[prost(btree_map = "string, int64", tag = "3")]
+    #[prost(btree_map = "string, int64", tag = "6")]
     pub delta_versions: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, i64>,
+    /// When it was planned, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "7")]
+    pub planned_at_us: i64,
+    /// The slice to read, from 0.
+    #[prost(uint32, tag = "8")]
+    pub slice_index: u32,
+    /// Of how many; 0: the result is not sliced.
+    #[prost(uint32, tag = "9")]
+    pub slice_count: u32,
+    /// What the sliced plan looked like.
+    #[prost(fixed64, tag = "10")]
+    pub fingerprint: u64,
+    /// Values of parameters, as an Arrow IPC stream; empty: none.
+    #[prost(bytes = "vec", tag = "11")]
+    pub parameters: ::prost::alloc::vec::Vec<u8>,
     /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
-    #[prost(int64, tag = "4")]
+    #[prost(int64, tag = "12")]
     pub expires_at_us: i64,
-    /// Default schema for names without one.
-    #[prost(string, tag = "5")]
-    pub schema: ::prost::alloc::string::String,
+    /// The ingest that a statement that writes makes; empty: it only reads.
+    #[prost(string, tag = "13")]
+    pub ingest_id: ::prost::alloc::string::String,
+    /// The statement.
+    #[prost(oneof = "query_handle::Text", tags = "3, 4")]
+    pub text: ::core::option::Option<query_handle::Text>,
+}
+/// Nested message and enum types in `QueryHandle`.
+pub mod query_handle {
+    /// The statement.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Text {
+        /// As SQL.
+        #[prost(string, tag = "3")]
+        Sql(::prost::alloc::string::String),
+        /// As a Substrait plan.
+        #[prost(bytes, tag = "4")]
+        Substrait(::prost::alloc::vec::Vec<u8>),
+    }
 }
 /// A prepared statement: all that a server needs to plan and run it.
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PreparedHandle {
     /// Version of this message's meaning.
     #[prost(uint32, tag = "1")]
     pub version: u32,
+    /// The options that it was prepared with.
+    #[prost(message, optional, tag = "4")]
+    pub session: ::core::option::Option<Session>,
+    /// Values of parameters, as an Arrow IPC stream; empty: none.
+    #[prost(bytes = "vec", tag = "5")]
+    pub parameters: ::prost::alloc::vec::Vec<u8>,
+    /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "6")]
+    pub expires_at_us: i64,
+    /// Whether it writes.
+    #[prost(bool, tag = "7")]
+    pub is_update: bool,
     /// The statement.
+    #[prost(oneof = "prepared_handle::Text", tags = "2, 3")]
+    pub text: ::core::option::Option<prepared_handle::Text>,
+}
+/// Nested message and enum types in `PreparedHandle`.
+pub mod prepared_handle {
+    /// The statement.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Text {
+        /// As SQL.
+        #[prost(string, tag = "2")]
+        Sql(::prost::alloc::string::String),
+        /// As a Substrait plan.
+        #[prost(bytes, tag = "3")]
+        Substrait(::prost::alloc::vec::Vec<u8>),
+    }
+}
+/// A session, as a cookie has it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionHandle {
+    /// Version of this message's meaning.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The options.
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<Session>,
+    /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "3")]
+    pub expires_at_us: i64,
+}
+/// A part of a result that lies in the lake.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResultHandle {
+    /// Version of this message's meaning.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The query.
     #[prost(string, tag = "2")]
-    pub sql: ::prost::alloc::string::String,
-    /// Delta version to read of each table, by qualified name ("silver.flights"); empty until the statement is pinned.
-    #[prost(btree_map = "string, int64", tag = "3")]
-    pub delta_versions: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, i64>,
+    pub query_id: ::prost::alloc::string::String,
+    /// The part, from 0.
+    #[prost(uint32, tag = "3")]
+    pub part: u32,
+    /// Compression of the messages: empty (none), lz4, zstd.
+    #[prost(string, tag = "4")]
+    pub compression: ::prost::alloc::string::String,
+    /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "5")]
+    pub expires_at_us: i64,
+}
+/// A query that runs in the background, to be asked about.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PollHandle {
+    /// Version of this message's meaning.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The query.
+    #[prost(string, tag = "2")]
+    pub query_id: ::prost::alloc::string::String,
+    /// Compression of its result's messages: empty (none), lz4, zstd.
+    #[prost(string, tag = "3")]
+    pub compression: ::prost::alloc::string::String,
     /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
     #[prost(int64, tag = "4")]
     pub expires_at_us: i64,
-    /// Default schema for names without one.
-    #[prost(string, tag = "5")]
-    pub schema: ::prost::alloc::string::String,
+}
+/// Who a client is, as the handshake found.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenHandle {
+    /// Version of this message's meaning.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The user.
+    #[prost(string, tag = "2")]
+    pub principal: ::prost::alloc::string::String,
+    /// When the handle ceases to be valid, in microseconds since the Unix epoch, UTC.
+    #[prost(int64, tag = "3")]
+    pub expires_at_us: i64,
 }
 /// What the producer gets back for an accepted ingest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
