@@ -4,6 +4,7 @@
 //! maps kinds to gRPC codes in one place, the Lambdas map them to "retry" or "quarantine".
 
 use std::fmt;
+use std::time::Duration;
 
 /// What went wrong, as far as the caller's next step depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,12 +17,18 @@ pub enum Kind {
     Forbidden,
     /// What is named does not exist.
     NotFound,
+    /// What is to be made exists already.
+    AlreadyExists,
     /// Something else changed at the same time; look again, then retry.
     Conflict,
     /// A named limit was met; retry with less, or later.
     Exhausted,
     /// A dependency does not answer; retry later.
     Unavailable,
+    /// It took longer than it may.
+    Timeout,
+    /// Somebody stopped it.
+    Cancelled,
     /// A bug or a broken invariant.
     Internal,
 }
@@ -41,6 +48,7 @@ type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 pub struct Error {
     kind: Kind,
     message: String,
+    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
@@ -50,7 +58,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), retry_after: None, source: None }
     }
 
     /// [`Kind::Invalid`].
@@ -83,6 +91,18 @@ impl Error {
     pub fn because(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Adds after how long trying again makes sense.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// After how long trying again makes sense, if that is known.
+    pub fn retry_hint(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// What the caller can do next.

@@ -55,8 +55,8 @@ pub use limits::{EXPRESSION_DEPTH_MAX, SET_OPERATIONS_MAX, SQL_BYTES_MAX, SQL_OP
 pub use parameters::{PARAMETER_ROWS_MAX, one_batch};
 pub use plan::{Description, Plan};
 pub use request::{Pinned, QueryText, Request, Slice};
-pub use running::{QueryLog, QueryRecord};
-pub use shape::plain_schema;
+pub use running::{Counts, QueryLog, QueryRecord};
+pub use shape::{batch_bytes, plain_schema};
 pub use slices::SLICES_MAX;
 pub use snapshots::{NEVER_COMMITTED, Versions};
 pub use system::SystemTables;
@@ -193,7 +193,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`].
     pub async fn run_with_progress(&self, plan: Plan, who: &Who) -> Result<(SendableRecordBatchStream, Progress)> {
-        let entry = self.log.begin(QueryStart {
+        let mut entry = self.log.begin(QueryStart {
             id: plan.id().to_owned(),
             principal: who.principal.clone(),
             peer: who.peer.clone(),
@@ -214,6 +214,7 @@ impl Engine {
         let operators = plan.operators();
         let memory = Arc::clone(&plan.memory);
         let total = plan.file_bytes();
+        let (reading, files) = (operators.clone(), plan.files());
         let stream = match plan.execute(&self.workers) {
             Ok(stream) => stream,
             Err(error) => {
@@ -222,9 +223,9 @@ impl Engine {
             }
         };
         let limits = StreamLimits { deadline, timeout, result_bytes_max: self.options.result_bytes_max };
-        let read = {
-            let operators = operators.clone();
-            move || running::sum(operators.iter().map(counts))
+        let read = move || {
+            let counts = running::sum(reading.iter().map(counts));
+            running::Counts { files_pruned: files.saturating_sub(counts.files_read), ..counts }
         };
         let progress = move || match total {
             0 => 0.0,
@@ -236,6 +237,11 @@ impl Engine {
     /// Stops the runs of a query on this server, and refuses further ones. Whether there were any.
     pub fn cancel(&self, id: &str, principal: &str) -> bool {
         self.log.cancel(id, principal)
+    }
+
+    /// How long a query may take at most.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.options.timeout
     }
 
     /// All tables, sorted by schema and name, with the columns they have now.

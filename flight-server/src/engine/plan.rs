@@ -55,6 +55,7 @@ pub struct Plan {
     slices: u32,
     fingerprint: u64,
     slice: Option<Slice>,
+    files: u64,
     /// One for each row of parameters.
     runs: Vec<Arc<dyn ExecutionPlan>>,
     task: Arc<TaskContext>,
@@ -113,6 +114,11 @@ impl Plan {
     /// Bytes of the files that are to be read.
     pub fn file_bytes(&self) -> u64 {
         self.runs.iter().map(slices::file_bytes).sum()
+    }
+
+    /// How many files the tables have that are read.
+    pub(super) fn files(&self) -> u64 {
+        self.files
     }
 
     /// The operators, whose metrics tell how far the work is.
@@ -211,6 +217,7 @@ impl Planner {
             slices,
             fingerprint,
             slice,
+            files: self.catalog.files(),
             runs,
             task: self.session.task_ctx(),
             memory: self.memory,

@@ -1,11 +1,16 @@
 //! The one place where [`lakehouse::Error`]s become gRPC statuses.
 
 use lakehouse::{Error, Kind};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 /// The longest message in a status, in bytes. It travels as an HTTP/2 trailer, percent-encoded, and many clients
 /// refuse header lists over 8 KiB: <https://grpc.io/docs/guides/metadata/>.
 const MESSAGE_BYTES_MAX: usize = 2 << 10;
+
+/// Where gRPC clients look for how long to wait before they try again, in milliseconds:
+/// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback>.
+const RETRY_HEADER: &str = "grpc-retry-pushback-ms";
 
 /// `error` as a client sees it. What is internal is logged with its causes and shown without them.
 pub fn status(error: Error) -> Status {
@@ -20,10 +25,17 @@ pub fn status(error: Error) -> Status {
         | Kind::Forbidden
         | Kind::NotFound
         | Kind::Conflict
+        | Kind::AlreadyExists
         | Kind::Exhausted
-        | Kind::Unavailable => error.chain(),
+        | Kind::Unavailable
+        | Kind::Timeout
+        | Kind::Cancelled => error.chain(),
     };
-    Status::new(code, shortened(message))
+    let mut metadata = MetadataMap::new();
+    if let Some(wait) = error.retry_hint() {
+        metadata.insert(RETRY_HEADER, u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into());
+    }
+    Status::with_metadata(code, shortened(message), metadata)
 }
 
 /// A status for what clients may ask for and this server does not have.
@@ -42,9 +54,12 @@ fn code(kind: Kind) -> Code {
         Kind::Unauthenticated => Code::Unauthenticated,
         Kind::Forbidden => Code::PermissionDenied,
         Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Conflict => Code::Aborted,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
+        Kind::Timeout => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
         Kind::Internal => Code::Internal,
     }
 }
@@ -68,9 +83,12 @@ mod tests {
             (Kind::Unauthenticated, Code::Unauthenticated),
             (Kind::Forbidden, Code::PermissionDenied),
             (Kind::NotFound, Code::NotFound),
+            (Kind::AlreadyExists, Code::AlreadyExists),
             (Kind::Conflict, Code::Aborted),
             (Kind::Exhausted, Code::ResourceExhausted),
             (Kind::Unavailable, Code::Unavailable),
+            (Kind::Timeout, Code::DeadlineExceeded),
+            (Kind::Cancelled, Code::Cancelled),
             (Kind::Internal, Code::Internal),
         ];
         for (kind, code) in codes {
@@ -85,6 +103,14 @@ mod tests {
         assert_eq!(shown.message(), "can't read the log: disk on fire");
         let hidden = status(Error::internal("a bug").because(cause()));
         assert_eq!(hidden.message(), "a bug");
+    }
+
+    #[test]
+    fn a_hint_when_to_try_again_travels_in_milliseconds() {
+        let wait = std::time::Duration::from_millis(1500);
+        let hinted = status(Error::new(Kind::Exhausted, "full").retry_after(wait));
+        assert_eq!(hinted.metadata().get(RETRY_HEADER).unwrap(), "1500");
+        assert!(status(Error::new(Kind::Exhausted, "full")).metadata().is_empty());
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! Batches are gathered until they have [`GATHERED_BYTES`] in memory, so that small ones share a frame; what does not
 //! fit in one frame is halved until it does. Frames are laid end to end into records.
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{Bytes, BytesMut};
 use lakehouse::{Error, Result};
 use proto::frame::{Compression, Frame, FrameError, FrameOrigin};
+
+use crate::engine::batch_bytes;
 
 /// Bytes in memory of the rows that are framed together. Compressed, they make a record of some hundred KiB.
 const GATHERED_BYTES: usize = 2 << 20;
@@ -33,7 +35,7 @@ impl Framer {
     pub(super) fn push(&mut self, batch: RecordBatch) -> Vec<Vec<RecordBatch>> {
         let mut ready = Vec::new();
         for piece in cut(batch) {
-            let bytes = memory(&piece);
+            let bytes = batch_bytes(&piece);
             let is_full =
                 self.gathered_bytes + bytes > GATHERED_BYTES || self.gathered_rows + piece.num_rows() > GATHERED_ROWS;
             if is_full {
@@ -96,18 +98,9 @@ fn cut(batch: RecordBatch) -> Vec<RecordBatch> {
     if rows == 0 {
         return Vec::new();
     }
-    let row_bytes = memory(&batch).div_ceil(rows).max(1);
+    let row_bytes = batch_bytes(&batch).div_ceil(rows).max(1);
     let piece = (GATHERED_BYTES / row_bytes).clamp(1, GATHERED_ROWS);
     (0..rows).step_by(piece).map(|start| batch.slice(start, piece.min(rows - start))).collect()
-}
-
-fn memory(batch: &RecordBatch) -> usize {
-    // A type that can't say is taken by its buffers, which only makes frames smaller.
-    batch
-        .columns()
-        .iter()
-        .map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()))
-        .sum()
 }
 
 /// The first and the second half of some rows; `None` for a single row.

@@ -7,6 +7,7 @@ mod history;
 mod ingests;
 mod models;
 mod quarantine;
+mod queries;
 mod rows;
 mod tables;
 
@@ -21,7 +22,7 @@ use lakehouse::definition::Definition;
 use lakehouse::story::IngestStory;
 use lakehouse::{Clock, Error, Lake, Name, Result, delta};
 
-use crate::engine::SystemTables;
+use crate::engine::{QueryLog, SystemTables};
 use crate::ingest::AcceptedIngests;
 use history::Histories;
 
@@ -72,6 +73,7 @@ pub struct System {
     lake: Lake,
     clock: Arc<dyn Clock>,
     accepted: Arc<AcceptedIngests>,
+    queries: Arc<QueryLog>,
     backlog: Arc<dyn Backlog>,
     histories: Histories,
     session: Arc<SessionState>,
@@ -84,10 +86,11 @@ impl System {
         lake: Lake,
         clock: Arc<dyn Clock>,
         accepted: Arc<AcceptedIngests>,
+        queries: Arc<QueryLog>,
         backlog: Arc<dyn Backlog>,
     ) -> Self {
         let session = delta::session(SCAN_MEMORY_BYTES, SCAN_SPILL_BYTES_MAX);
-        Self { definition, lake, clock, accepted, backlog, histories: Histories::default(), session }
+        Self { definition, lake, clock, accepted, queries, backlog, histories: Histories::default(), session }
     }
 }
 
@@ -98,6 +101,7 @@ impl SystemTables for System {
             ("ingests".to_owned(), ingests::schema()),
             ("models".to_owned(), models::schema()),
             ("quarantine".to_owned(), quarantine::schema()),
+            ("queries".to_owned(), queries::schema()),
             ("tables".to_owned(), tables::schema()),
         ]
     }
@@ -107,9 +111,10 @@ impl SystemTables for System {
             "ingests" => ingests::scan(self).await,
             "models" => models::scan(self).await,
             "quarantine" => quarantine::scan(self).await,
+            "queries" => queries::scan(self),
             "tables" => tables::scan(self).await,
             _ => Err(Error::not_found(format!(
-                "there is no table system.{name}; there are: ingests, models, quarantine, tables"
+                "there is no table system.{name}; there are: ingests, models, quarantine, queries, tables"
             ))),
         }
     }
