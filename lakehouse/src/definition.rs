@@ -12,6 +12,7 @@
 
 mod columns;
 mod cron;
+mod foreign;
 mod load;
 mod model;
 mod problem;
@@ -50,7 +51,9 @@ pub struct Definition {
     pub name: Name,
     /// The folder it was read from.
     pub dir: PathBuf,
-    /// Silver tables by name; at least one.
+    /// Whether ingests may make tables.
+    pub allow_create: bool,
+    /// Silver tables by name; at least one unless ingests may make some.
     pub tables: BTreeMap<Name, Arc<Table>>,
     /// Gold models by name.
     pub models: BTreeMap<Name, Arc<Model>>,
@@ -63,6 +66,14 @@ impl Definition {
     /// All problems found, each with file, line and cure.
     pub fn load(dir: &Path) -> Result<Self, Problems> {
         load::load(dir)
+    }
+
+    /// The one table that `text` declares, in the words of `lakehouse.toml`; `file` is where it was found.
+    ///
+    /// # Errors
+    /// All problems found.
+    pub fn made_table(text: &str, file: &str) -> Result<Table, Problems> {
+        load::made_table(text, file)
     }
 
     /// The table called `name`.
@@ -110,6 +121,8 @@ pub struct Table {
     pub drop_columns: Vec<String>,
     /// The columns that the Delta table is partitioned by.
     pub partition_by: Vec<String>,
+    /// The tables that its rows point to; for tools to know, nothing is enforced.
+    pub foreign_keys: Vec<ForeignKey>,
     /// What happens to columns the table does not have yet.
     pub on_new_column: OnNewColumn,
     /// Whether a NULL in an update leaves the stored value as it is.
@@ -134,6 +147,15 @@ impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| same_column(&column.name, name))
     }
+}
+
+/// Columns whose values are another table's primary key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// The columns, in the order of the key that they point to.
+    pub columns: Vec<String>,
+    /// The table that they point to, by its primary key.
+    pub references: Name,
 }
 
 /// A gold table: a SELECT over silver and other gold.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use chrono::DateTime;
 use deltalake::logstore::object_store::ObjectStore;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
@@ -139,6 +140,29 @@ impl Lake {
             .await
             .context(Kind::NotFound, || format!("table {layer}.{name} has no readable version {version}"))?;
         Ok(table)
+    }
+
+    /// The newest version that was committed at a time or before it, in microseconds since the epoch; `None` if there
+    /// was none yet. Delta's log has times in milliseconds.
+    ///
+    /// # Errors
+    /// `Unavailable` if the log can't be read.
+    pub async fn version_at(&self, layer: Layer, name: &Name, us: i64) -> Result<Option<u64>> {
+        let Some(time) = DateTime::from_timestamp_micros(us) else { return Ok(None) };
+        if self.is_missing_folder(layer, name) {
+            return Ok(None);
+        }
+        let unreadable = || format!("can't read the Delta log of table {layer}.{name}");
+        let mut table = self.handle(layer, name)?;
+        match table.load_with_datetime(time).await {
+            Ok(()) => {}
+            Err(error) if is_no_table(&table, &error).await => return Ok(None),
+            Err(error) => return Err(Error::unavailable(unreadable()).because(error)),
+        }
+        // Before the first commit, delta-rs gives the first one.
+        let version = table.version();
+        let committed_ms = version.and_then(|version| table.snapshot().ok()?.version_timestamp(version));
+        Ok(version.filter(|_| committed_ms.is_none_or(|ms| ms.saturating_mul(1_000) <= us)))
     }
 
     /// The store that holds the lake, rooted at the lake's root.

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod definition;
+pub mod definitions;
 pub mod delta;
 pub mod error;
 pub mod lake;
@@ -12,6 +13,7 @@ pub mod story;
 pub mod types;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use definitions::{Definitions, NewTable};
 pub use error::{Context, Error, Kind, Result};
 pub use lake::{Lake, Layer};
 pub use name::Name;

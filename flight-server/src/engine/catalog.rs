@@ -18,10 +18,12 @@ use deltalake::DeltaTable;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use lakehouse::definition::{Definition, did_you_mean};
-use lakehouse::{Error, Layer, Name, Result};
+use lakehouse::{Definitions, Error, Layer, Name, Result};
 
+use super::information::Information;
 use super::snapshots::{NEVER_COMMITTED, Snapshots, Versions};
 use super::system::{self, SystemTables};
+use super::text::{AsOf, split_name};
 use super::{explain, plain_schema};
 
 /// The schema of models, and the default one.
@@ -32,6 +34,14 @@ pub const SILVER: &str = "silver";
 pub const SYSTEM: &str = "system";
 /// All schemas with tables, sorted.
 pub const SCHEMAS: [&str; 3] = [GOLD, SILVER, SYSTEM];
+
+/// The schema, unseen, in which the table that an INSERT is planned against stands.
+pub(super) const TARGET: &str = "$target";
+/// The schema about all others.
+pub(super) const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// Where a column's own metadata says what it is about.
+const COMMENT_KEY: &str = "comment";
 
 /// How many Delta logs are read at once for a listing.
 const LOGS_AT_ONCE: usize = 16;
@@ -53,7 +63,7 @@ pub struct CatalogTable {
 
 /// Where tables come from; shared by all queries.
 pub(super) struct Source {
-    pub(super) definition: Arc<Definition>,
+    pub(super) definitions: Arc<Definitions>,
     pub(super) snapshots: Snapshots,
     pub(super) system: Arc<dyn SystemTables>,
     /// Tells Delta scans which types to read.
@@ -63,7 +73,12 @@ pub(super) struct Source {
 /// The catalog of one query.
 pub(super) struct QueryCatalog {
     source: Arc<Source>,
+    /// What was declared when the query came.
+    definition: Arc<Definition>,
     pinned: Option<Versions>,
+    /// When tables are read as they were, in microseconds since the epoch.
+    as_of_us: Option<i64>,
+    target: Mutex<Option<(String, SchemaRef)>>,
     resolved: Mutex<BTreeMap<(&'static str, String), Resolved>>,
 }
 
@@ -72,11 +87,35 @@ struct Resolved {
     provider: Arc<dyn TableProvider>,
     /// None: the table has no versions.
     version: Option<u64>,
+    /// How many files it has.
+    files: u64,
 }
 
 impl QueryCatalog {
-    pub(super) fn new(source: Arc<Source>, pinned: Option<Versions>) -> Self {
-        Self { source, pinned, resolved: Mutex::default() }
+    pub(super) fn new(source: Arc<Source>, pinned: Option<Versions>, as_of_us: Option<i64>) -> Self {
+        let definition = source.definitions.now();
+        Self { source, definition, pinned, as_of_us, target: Mutex::default(), resolved: Mutex::default() }
+    }
+
+    /// What was declared when the query came.
+    pub(super) fn definition(&self) -> &Arc<Definition> {
+        &self.definition
+    }
+
+    /// Makes `$target.name` a table of these columns.
+    pub(super) fn set_target(&self, name: &Name, columns: SchemaRef) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.to_string(), columns));
+    }
+
+    /// The columns of a silver table, if it has any yet.
+    pub(super) async fn columns_of(&self, name: &Name) -> Result<Option<SchemaRef>> {
+        Ok(self.find(SILVER, name.as_str()).await?.map(|found| found.provider.schema()))
+    }
+
+    /// How many files the tables have that were asked for so far.
+    pub(super) fn files(&self) -> u64 {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.values().map(|table| table.files).sum()
     }
 
     /// The versions of the Delta tables that were asked for so far.
@@ -117,7 +156,7 @@ impl QueryCatalog {
 
     /// What to say about a table that isn't there.
     pub(super) fn missing(&self, catalog: &str, schema: &str, name: &str) -> Error {
-        let own = self.source.definition.name.as_str();
+        let own = self.definition.name.as_str();
         if catalog != own {
             return Error::invalid(format!("there is no catalog {catalog:?}; the only one is {own:?}"));
         }
@@ -137,20 +176,37 @@ impl QueryCatalog {
     }
 
     fn names(&self) -> Vec<(&'static str, String)> {
-        let definition = &self.source.definition;
+        let definition = &self.definition;
         let gold = definition.models.keys().map(|name| (GOLD, name.to_string()));
         let silver = definition.tables.keys().map(|name| (SILVER, name.to_string()));
         let system = self.source.system.schemas().into_iter().map(|(name, _)| (SYSTEM, name));
         gold.chain(silver).chain(system).collect()
     }
 
-    fn description(&self, schema: &str, name: &str) -> Option<String> {
-        let definition = &self.source.definition;
+    pub(super) fn description(&self, schema: &str, name: &str) -> Option<String> {
+        let definition = &self.definition;
         match schema {
             GOLD => definition.models.get(name)?.description.clone(),
             SILVER => definition.tables.get(name)?.description.clone(),
             _ => None,
         }
+    }
+
+    /// What a column is about.
+    pub(super) fn column_description(&self, schema: &str, name: &str, column: &str) -> Option<String> {
+        let declared = self.definition.tables.get(name).filter(|_| schema == SILVER);
+        let declared = declared.and_then(|table| table.column(column)).and_then(|column| column.description.clone());
+        let stored = || {
+            let schema = SCHEMAS.into_iter().find(|known| *known == schema)?;
+            let found = self.known(schema, name)?.provider.schema();
+            found.field_with_name(column).ok()?.metadata().get(COMMENT_KEY).cloned()
+        };
+        declared.or_else(stored)
+    }
+
+    /// The session that tells Delta scans which types to read.
+    pub(super) fn session(&self) -> &Arc<SessionState> {
+        &self.source.session
     }
 
     fn known(&self, schema: &'static str, name: &str) -> Option<Resolved> {
@@ -163,14 +219,24 @@ impl QueryCatalog {
         if let Some(known) = self.known(schema, name) {
             return Ok(Some(known));
         }
+        let (table, clause) = split_name(name);
+        let as_of = clause.or(self.as_of_us.map(AsOf::Timestamp));
         let found = match schema {
+            SYSTEM if clause.is_some() => {
+                return Err(Error::invalid(format!(
+                    "system.{table} tells how things are now; leave AS OF out"
+                )));
+            }
             SYSTEM => self.load_system(name)?,
-            GOLD => match self.source.definition.models.get_key_value(name) {
-                Some((name, _)) => self.load_delta(Layer::Gold, schema, name, None).await?,
+            GOLD => match self.definition.models.get_key_value(table) {
+                Some((table, _)) => self.load_delta(Layer::Gold, schema, name, table, as_of, None).await?,
                 None => None,
             },
-            _ => match self.source.definition.tables.get_key_value(name) {
-                Some((name, table)) => self.load_delta(Layer::Silver, schema, name, table.declared_schema()).await?,
+            _ => match self.definition.tables.get_key_value(table) {
+                Some((table, declared)) => {
+                    let declared = declared.declared_schema();
+                    self.load_delta(Layer::Silver, schema, name, table, as_of, declared).await?
+                }
                 None => None,
             },
         };
@@ -186,45 +252,70 @@ impl QueryCatalog {
             return Ok(None);
         };
         let provider = system::provider(tables, name, schema).map_err(explain)?;
-        Ok(Some(Resolved { provider, version: None }))
+        Ok(Some(Resolved { provider, version: None, files: 0 }))
     }
 
+    /// `key` is the name as the query has it, with the state that it may mean.
     async fn load_delta(
         &self,
         layer: Layer,
         schema: &str,
+        key: &str,
         name: &Name,
+        as_of: Option<AsOf>,
         declared: Option<SchemaRef>,
     ) -> Result<Option<Resolved>> {
-        match self.snapshot(layer, schema, name).await? {
+        match self.snapshot(layer, schema, key, name, as_of).await? {
             Some(table) => {
                 let version = table.version();
+                let files = table.snapshot().map_or(0, |snapshot| snapshot.log_data().num_files() as u64);
                 let provider = table.table_provider().with_session(Arc::clone(&self.source.session)).await;
-                Ok(Some(Resolved { provider: provider.map_err(explain)?, version }))
+                Ok(Some(Resolved { provider: provider.map_err(explain)?, version, files }))
             }
             None => Ok(declared.map(|columns| Resolved {
                 provider: Arc::new(EmptyTable::new(columns)),
                 version: Some(NEVER_COMMITTED),
+                files: 0,
             })),
         }
     }
 
-    async fn snapshot(&self, layer: Layer, schema: &str, name: &Name) -> Result<Option<DeltaTable>> {
+    async fn snapshot(
+        &self,
+        layer: Layer,
+        schema: &str,
+        key: &str,
+        name: &Name,
+        as_of: Option<AsOf>,
+    ) -> Result<Option<DeltaTable>> {
         let snapshots = &self.source.snapshots;
-        let Some(pinned) = &self.pinned else {
-            return snapshots.newest(layer, name).await;
-        };
-        match pinned.get(&format!("{schema}.{name}")) {
-            Some(&NEVER_COMMITTED) => Ok(None),
-            Some(&version) => snapshots.at(layer, name, version).await.map(Some),
-            // A listing left it out, since it had no columns then.
-            None => Ok(None),
+        if let Some(pinned) = &self.pinned {
+            return match pinned.get(&format!("{schema}.{key}")) {
+                Some(&NEVER_COMMITTED) => Ok(None),
+                Some(&version) => snapshots.at(layer, name, version).await.map(Some),
+                // A listing left it out, since it had no columns then.
+                None => Ok(None),
+            };
+        }
+        match as_of {
+            None => snapshots.newest(layer, name).await,
+            Some(AsOf::Version(version)) => {
+                let newest = snapshots.newest(layer, name).await?.and_then(|table| table.version());
+                match newest {
+                    Some(newest) if version <= newest => snapshots.at(layer, name, version).await.map(Some),
+                    Some(newest) => Err(Error::not_found(format!(
+                        "table {schema}.{name} has no version {version}; its newest is {newest}"
+                    ))),
+                    None => Err(Error::not_found(format!("table {schema}.{name} has no version yet, so none {version}"))),
+                }
+            }
+            Some(AsOf::Timestamp(us)) => snapshots.at_time(layer, name, us).await.map(Some),
         }
     }
 
     /// Why a declared table can't be read yet; `None` if it isn't declared.
     fn unready(&self, schema: &str, name: &str) -> Option<Error> {
-        let definition = &self.source.definition;
+        let definition = &self.definition;
         match schema {
             SILVER if definition.tables.contains_key(name) => Some(Error::not_found(format!(
                 "table silver.{name} has no rows and no declared columns yet; ingest into it first"
@@ -261,8 +352,36 @@ impl CatalogProvider for SharedCatalog {
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if name == TARGET {
+            return Some(Arc::new(Target(Arc::clone(&self.0))));
+        }
+        if name == INFORMATION_SCHEMA {
+            return Some(Arc::new(Information::new(Arc::clone(&self.0))));
+        }
         let schema = SCHEMAS.into_iter().find(|known| *known == name)?;
         Some(Arc::new(QuerySchema { catalog: Arc::clone(&self.0), schema }))
+    }
+}
+
+/// The table that an INSERT is planned against.
+#[derive(Debug)]
+struct Target(Arc<QueryCatalog>);
+
+#[async_trait]
+impl SchemaProvider for Target {
+    fn table_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let target = self.0.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let columns = target.as_ref().filter(|(known, _)| known == name).map(|(_, columns)| Arc::clone(columns));
+        Ok(columns.map(|columns| Arc::new(EmptyTable::new(columns)) as _))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        let target = self.0.target.lock().unwrap_or_else(PoisonError::into_inner);
+        target.as_ref().is_some_and(|(known, _)| known == name)
     }
 }
 

@@ -19,7 +19,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use lakehouse::{Error, Result};
 use prost::Message as _;
 
-use super::catalog::QueryCatalog;
+use super::catalog::{INFORMATION_SCHEMA, QueryCatalog};
 use super::changes::{self, Change, Rewritten};
 use super::errors::missing_table;
 use super::memory::QueryMemory;
@@ -28,8 +28,6 @@ use super::request::{QueryText, Request, Slice};
 use super::shape::{plain_batch, plain_schema};
 use super::workers::Workers;
 use super::{Versions, explain, limits, session, slices, text};
-
-const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// What a statement gives and takes, before values are bound to its parameters.
 #[derive(Clone, Debug)]

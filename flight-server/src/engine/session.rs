@@ -57,7 +57,7 @@ pub(super) fn for_query(base: &SessionState, query: &ForQuery<'_>) -> SessionSta
     catalogs.register_catalog(query.catalog_name.to_owned(), Arc::new(SharedCatalog(Arc::clone(query.catalog))));
     let config = config().with_default_catalog_and_schema(query.catalog_name, query.default_schema);
     let mut state = SessionStateBuilder::new_from_existing(base.clone())
-        .with_config(config.with_information_schema(true))
+        .with_config(config)
         .with_runtime_env(runtime_for(base.runtime_env(), Arc::clone(query.memory)))
         .with_catalog_list(Arc::new(catalogs))
         .build();

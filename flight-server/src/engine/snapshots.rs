@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, SecondsFormat};
 use deltalake::DeltaTable;
-use lakehouse::{Lake, Layer, Name, Result};
+use lakehouse::{Error, Lake, Layer, Name, Result};
 
 /// The Delta versions that a query reads, by qualified name (`silver.flights`).
 pub type Versions = BTreeMap<String, u64>;
@@ -77,6 +78,20 @@ impl Snapshots {
         match known {
             Some(table) => Ok(table),
             None => self.lake.open_version(layer, name, version).await,
+        }
+    }
+
+    /// The newest snapshot that was committed at a time or before it, in microseconds since the epoch.
+    pub(super) async fn at_time(&self, layer: Layer, name: &Name, us: i64) -> Result<DeltaTable> {
+        match self.lake.version_at(layer, name, us).await? {
+            Some(version) => self.at(layer, name, version).await,
+            None => {
+                let time = DateTime::from_timestamp_micros(us).unwrap_or_default();
+                Err(Error::not_found(format!(
+                    "table {layer}.{name} did not exist yet at {}; ask for a later time",
+                    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+                )))
+            }
         }
     }
 

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::section::{Report, Section};
-use super::{Definition, FILE_NAME, Problem, Problems, model, sql, table};
+use super::{Definition, FILE_NAME, Problem, Problems, foreign, model, sql, table};
 use crate::Name;
 use crate::name::RESERVED_LAKEHOUSE_NAMES;
 
-const KEYS: [&str; 3] = ["name", "tables", "models"];
+const KEYS: [&str; 4] = ["name", "allow_create", "tables", "models"];
+
+/// What a declaration in the lake may have.
+const MADE_KEYS: [&str; 1] = ["tables"];
 
 /// Reads and checks the folder `dir`.
 pub(super) fn load(dir: &Path) -> Result<Definition, Problems> {
@@ -29,10 +32,30 @@ pub(super) fn load(dir: &Path) -> Result<Definition, Problems> {
     }
     let root = Section::open("lakehouse", &document.span(), document.get_ref(), &KEYS, &mut report);
     let name = lakehouse_name(&root, &mut report);
-    let tables = tables(&root, &mut report);
+    let allow_create = root.flag("allow_create", &mut report).is_some_and(toml::Spanned::into_inner);
+    let tables = tables(&root, allow_create, &mut report);
     let models = models(&root, &mut report);
-    let definition = name.map(|name| Definition { name, dir: dir.to_owned(), tables, models });
+    foreign::check(&tables, &mut report);
+    let definition = name.map(|name| Definition { name, dir: dir.to_owned(), allow_create, tables, models });
     finish(definition, report)
+}
+
+/// Reads the one table that a declaration in the lake holds.
+pub(super) fn made_table(text: &str, file: &str) -> Result<super::Table, Problems> {
+    let broken = |message: String| Problems::from(Problem { file: file.into(), line: 1, message });
+    let (document, faults) = DeTable::parse_recoverable(text);
+    if let Some(fault) = faults.first() {
+        return Err(broken(format!("this is not TOML: {}", fault.message().replace('\n', ", "))));
+    }
+    let mut report = Report::new(Path::new(""), text);
+    let root = Section::open("table", &document.span(), document.get_ref(), &MADE_KEYS, &mut report);
+    let entries = root.entries("tables", &mut report);
+    let mut tables: Vec<_> = entries.into_iter().filter_map(|entry| table::read(entry, &mut report)).collect();
+    if let Some(problems) = Problems::from_found(report.into_found()) {
+        return Err(problems);
+    }
+    let table = tables.pop().filter(|_| tables.is_empty());
+    table.ok_or_else(|| broken("it declares no table, or several; write one section [tables.NAME]".to_owned()))
 }
 
 /// The definition, if nothing was found wrong with it.
@@ -81,9 +104,9 @@ fn lakehouse_name(root: &Section, report: &mut Report) -> Option<Name> {
     Some(name)
 }
 
-fn tables(root: &Section, report: &mut Report) -> BTreeMap<Name, Arc<super::Table>> {
+fn tables(root: &Section, allow_create: bool, report: &mut Report) -> BTreeMap<Name, Arc<super::Table>> {
     let entries = root.entries("tables", report);
-    if entries.is_empty() {
+    if entries.is_empty() && !allow_create {
         report.say(&(0..0), "the lakehouse has no tables; add a section [tables.NAME]");
     }
     let tables = entries.into_iter().filter_map(|entry| table::read(entry, report));

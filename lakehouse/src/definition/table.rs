@@ -4,17 +4,18 @@ use toml::Spanned;
 
 use super::columns::{self, Declared};
 use super::section::{Entry, Report, Section};
-use super::{Column, Table, did_you_mean, sql};
+use super::{Column, Table, did_you_mean, foreign, sql};
 use crate::name::{check_column_name, same_column};
 use crate::types::SqlType;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "description",
     "primary_key",
     "sequence_by",
     "delete_when",
     "drop_columns",
     "partition_by",
+    "foreign_keys",
     "on_new_column",
     "ignore_null_updates",
     "transform",
@@ -35,6 +36,7 @@ pub(super) fn read(entry: Entry, report: &mut Report) -> Option<Table> {
     named.check_what_needs_a_key(&section, report);
     named.check_that_columns_remain(&section, &declared, report);
     let origin = report.origin(section.span.start);
+    let foreign_keys = foreign::read(&section, &declared, report);
     let table = Table {
         description: section.text("description", report).map(|text| text.get_ref().to_string()),
         delete_when: sql::inline(&section, "delete_when", report),
@@ -48,6 +50,7 @@ pub(super) fn read(entry: Entry, report: &mut Report) -> Option<Table> {
         drop_columns: plain(&named.drop_columns),
         partition_by: plain(&named.partition_by),
         name: name?,
+        foreign_keys,
         origin,
     };
     Some(table)
@@ -223,7 +226,7 @@ fn is_column_name(section: &Section, key: &str, name: &Spanned<&str>, report: &m
 
 /// `name` as it is declared. If columns are declared, and it is not among them, that is a problem, except for what is
 /// dropped: the table has no such column, the incoming rows do.
-fn resolved(
+pub(super) fn resolved(
     section: &Section,
     key: &str,
     name: Spanned<&str>,
