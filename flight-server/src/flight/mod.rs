@@ -4,21 +4,25 @@
 //! call the [engine](crate::engine) or the [door for ingests](IngestDoor), encode the answer.
 //!
 //! ```text
-//! gRPC ─► server ─► transport (FlightService) ─► service (Flight SQL routing) ─► statements │ prepared │ metadata │ actions
-//!                        └─ DoPut, GetSchema ─────────────────────────────────► ingest
+//! gRPC ─► server ─► transport (FlightService) ─► service (Flight SQL routing) ─► statements │ prepared │ metadata
+//!                        └─ DoPut, actions, polls ────────────────────────────► ingest │ put │ actions │ poll
 //! ```
 //!
-//! No state stays here between calls: tickets and prepared handles carry theirs ([`tickets`]), a client's default
-//! schema is a cookie ([`actions`]). So any server answers any call. Errors become gRPC codes in one place
+//! No state stays here between calls: tickets and prepared handles carry theirs, sealed ([`tickets`], [`seal`]), a
+//! client's options are a cookie ([`session`]). So any server with the same key answers any call. Errors become gRPC codes in one place
 //! ([`status`]).
 
 mod actions;
 mod ingest;
 mod metadata;
+mod poll;
 mod preflight;
 mod prepared;
+mod put;
+mod seal;
 mod server;
 mod service;
+mod session;
 mod sql_info;
 mod statements;
 mod status;
@@ -26,11 +30,15 @@ mod status;
 mod tests;
 mod tickets;
 mod transport;
+mod updates;
 mod xdbc;
 
 pub use ingest::{INGEST_ID_HEADER, IngestDoor, OpenIngest};
 pub use preflight::DECODED_BYTES_MAX;
+pub use seal::{Key, Sealer};
 pub use server::{MESSAGE_BYTES_MAX, SHUTDOWN_GRACE, server};
+pub use service::Parts;
+pub(crate) use status::code;
 pub use status::status;
 pub use tickets::{PREPARED_LIFETIME, TICKET_LIFETIME};
 pub use transport::FlightService;

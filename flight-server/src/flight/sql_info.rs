@@ -5,6 +5,7 @@
 //! true; a limit of 0 means none that is known.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
@@ -15,11 +16,20 @@ use arrow_flight::sql::{
 };
 use lakehouse::name::{MAX_COLUMN_NAME_BYTES, MAX_NAME_BYTES};
 
-use super::tickets::PREPARED_LIFETIME;
 use crate::engine::SQL_BYTES_MAX;
 
 /// The version of the Arrow columnar format: <https://arrow.apache.org/docs/format/Versioning.html>.
 const ARROW_FORMAT_VERSION: &str = "1.5";
+
+/// The oldest Substrait plans that are understood: the consumer takes no note of a plan's version, and the format has
+/// not changed the relations that it reads since.
+const SUBSTRAIT_MIN_VERSION: &str = "0.20.0";
+
+/// The newest: that of the consumer.
+fn substrait_version() -> String {
+    let version = datafusion_substrait::substrait::version::version();
+    format!("{}.{}.{}", version.major_number, version.minor_number, version.patch_number)
+}
 
 const KEYWORDS: [&str; 8] = ["ANALYZE", "EXPLAIN", "ILIKE", "LIMIT", "OFFSET", "QUALIFY", "SHOW", "UNNEST"];
 const NUMERIC: [&str; 20] = [
@@ -50,9 +60,9 @@ const DATETIME: [&str; 8] =
     ["current_date", "current_time", "date_bin", "date_part", "date_trunc", "extract", "now", "to_timestamp"];
 
 /// All there is to say.
-pub(super) fn infos() -> Result<SqlInfoData, FlightError> {
+pub(super) fn infos(timeout: Option<Duration>) -> Result<SqlInfoData, FlightError> {
     let mut infos = SqlInfoDataBuilder::new();
-    server(&mut infos);
+    server(&mut infos, timeout);
     language(&mut infos);
     names(&mut infos);
     queries(&mut infos);
@@ -61,22 +71,21 @@ pub(super) fn infos() -> Result<SqlInfoData, FlightError> {
     infos.build()
 }
 
-fn server(infos: &mut SqlInfoDataBuilder) {
+fn server(infos: &mut SqlInfoDataBuilder, timeout: Option<Duration>) {
     infos.append(SqlInfo::FlightSqlServerName, "Mallard");
     infos.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
     infos.append(SqlInfo::FlightSqlServerArrowVersion, ARROW_FORMAT_VERSION);
-    // SQL only reads, but rows are taken in.
     infos.append(SqlInfo::FlightSqlServerReadOnly, false);
     infos.append(SqlInfo::FlightSqlServerSql, true);
-    infos.append(SqlInfo::FlightSqlServerSubstrait, false);
-    infos.append(SqlInfo::FlightSqlServerSubstraitMinVersion, "");
-    infos.append(SqlInfo::FlightSqlServerSubstraitMaxVersion, "");
+    infos.append(SqlInfo::FlightSqlServerSubstrait, true);
+    infos.append(SqlInfo::FlightSqlServerSubstraitMinVersion, SUBSTRAIT_MIN_VERSION);
+    infos.append(SqlInfo::FlightSqlServerSubstraitMaxVersion, &*substrait_version());
     infos.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
-    infos.append(SqlInfo::FlightSqlServerCancel, false);
+    infos.append(SqlInfo::FlightSqlServerCancel, true);
     infos.append(SqlInfo::FlightSqlServerBulkIngestion, true);
     infos.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
-    let prepared_ms = i32::try_from(PREPARED_LIFETIME.as_millis()).unwrap_or(i32::MAX);
-    infos.append(SqlInfo::FlightSqlServerStatementTimeout, prepared_ms);
+    let timeout_ms = timeout.map_or(0, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
+    infos.append(SqlInfo::FlightSqlServerStatementTimeout, timeout_ms);
     infos.append(SqlInfo::FlightSqlServerTransactionTimeout, 0_i32);
 }
 
@@ -161,7 +170,7 @@ fn results_and_transactions(infos: &mut SqlInfoDataBuilder) {
     infos.append(SqlInfo::SqlSupportedConcurrenciesForResultSetUnspecified, 0_i32);
     infos.append(SqlInfo::SqlSupportedConcurrenciesForResultSetScrollSensitive, 0_i32);
     infos.append(SqlInfo::SqlSupportedConcurrenciesForResultSetScrollInsensitive, 0_i32);
-    infos.append(SqlInfo::SqlBatchUpdatesSupported, false);
+    infos.append(SqlInfo::SqlBatchUpdatesSupported, true);
     infos.append(SqlInfo::SqlSavepointsSupported, false);
     infos.append(SqlInfo::SqlLocatorsUpdateCopy, false);
     infos.append(SqlInfo::SqlMaxRowSizeIncludesBlobs, true);
@@ -230,7 +239,7 @@ mod tests {
 
     #[test]
     fn every_code_of_the_protocol_has_a_value() {
-        let batch = infos().unwrap().record_batch([]).unwrap();
+        let batch = infos(None).unwrap().record_batch([]).unwrap();
         let codes: Vec<u32> = batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
         let ranges = (0..=11).chain(100..=101).chain(500..=576);
         let missing: Vec<u32> = ranges.filter(|code| !codes.contains(code)).collect();
@@ -239,7 +248,7 @@ mod tests {
 
     #[test]
     fn drivers_find_the_types_they_cast_to() {
-        let batch = infos().unwrap().record_batch([]).unwrap();
+        let batch = infos(None).unwrap().record_batch([]).unwrap();
         let codes = batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
         let kinds = batch.column(1).as_union();
         let kind = |code: SqlInfo| {

@@ -67,8 +67,19 @@ pub(super) async fn info(
     descriptor: FlightDescriptor,
 ) -> Result<Response<FlightInfo>, Status> {
     let (plan, query) = planned(service, asked).await?;
+    describe_planned(service, &plan, &query, who, descriptor).map(Response::new)
+}
+
+/// A FlightInfo with a ticket for each slice of a planned query.
+pub(super) fn describe_planned(
+    service: &SqlService,
+    plan: &Plan,
+    query: &PlannedQuery,
+    who: &Who,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo, Status> {
     let schema = if plan.change().is_some() { &*updates::COUNT } else { plan.schema() };
-    let whole = plan.slices().len() == 1;
+    let whole = plan.slices().count() == 1;
     let mut info = FlightInfo::new().try_with_schema(schema).map_err(unencodable)?;
     for slice in plan.slices() {
         let mut query = query.clone();
@@ -78,7 +89,7 @@ pub(super) async fn info(
         info = info.with_endpoint(endpoint(service, &query, who)?);
     }
     info = info.with_ordered(plan.is_ordered()).with_app_metadata(query.request.id.clone());
-    Ok(Response::new(info.with_descriptor(descriptor)))
+    Ok(info.with_descriptor(descriptor))
 }
 
 /// The endpoint for a planned query: any server, until the ticket ends.

@@ -48,7 +48,8 @@ pub(super) fn unencodable(error: impl std::error::Error + Send + Sync + 'static)
     status(Error::internal("the server can't encode its answer").because(error))
 }
 
-fn code(kind: Kind) -> Code {
+/// The code of a kind.
+pub(crate) fn code(kind: Kind) -> Code {
     match kind {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Unauthenticated => Code::Unauthenticated,
