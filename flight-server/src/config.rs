@@ -1,5 +1,6 @@
 //! The command line and its `MALLARD_*` variables, parsed once.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -66,8 +67,8 @@ pub enum Command {
     },
 }
 
-/// Where to listen, and what queries may use.
-#[derive(Clone, Debug, Args)]
+/// Where to listen, what queries may use, and what seals tickets.
+#[derive(Clone, Args)]
 pub struct Listen {
     /// Address and port; port 0 takes a free one, which the first line printed tells.
     #[arg(long, env = "MALLARD_LISTEN", default_value = "127.0.0.1:32010")]
@@ -75,4 +76,40 @@ pub struct Listen {
     /// Memory that queries may share, in MiB; what they need beyond it they spill.
     #[arg(long, env = "MALLARD_QUERY_MEMORY_MIB", default_value_t = 512)]
     pub query_memory_mib: usize,
+    /// How many queries run at once; further ones wait.
+    #[arg(long, env = "MALLARD_QUERIES_MAX", default_value_t = 16, value_parser = at_least_one)]
+    pub queries_max: usize,
+    /// How many queries wait; further ones are refused.
+    #[arg(long, env = "MALLARD_QUEUE_MAX", default_value_t = 256)]
+    pub queue_max: usize,
+    /// How long a query waits for its turn, in seconds.
+    #[arg(long, env = "MALLARD_QUEUE_WAIT_SECONDS", default_value_t = 30)]
+    pub queue_wait_seconds: u64,
+    /// How long a query may take, in seconds, waiting included; 0: as long as it likes.
+    #[arg(long, env = "MALLARD_QUERY_TIMEOUT_SECONDS", default_value_t = 3600)]
+    pub query_timeout_seconds: u64,
+    /// The most that a result may have, in MiB of Arrow memory; 0: no limit.
+    #[arg(long, env = "MALLARD_RESULT_MIB_MAX", default_value_t = 0)]
+    pub result_mib_max: u64,
+    /// How many MiB of files one endpoint of a large result covers.
+    #[arg(long, env = "MALLARD_SLICE_MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    pub slice_mib: u64,
+    /// Keys that seal tickets and sessions, separated by commas: 64 hexadecimal digits or 32 bytes in base64 each. The
+    /// first seals, all open. Servers of one lakehouse share them.
+    #[arg(long, env = "MALLARD_KEY", hide_env_values = true, value_delimiter = ',')]
+    pub key: Vec<String>,
+    /// A file with such a key.
+    #[arg(long, env = "MALLARD_KEY_FILE", conflicts_with = "key")]
+    pub key_file: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
+}
+
+impl fmt::Debug for Listen {
+    /// Without the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listen").field("listen", &self.listen).finish_non_exhaustive()
+    }
 }

@@ -10,6 +10,7 @@ pub mod flight;
 pub mod ingest;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod results;
 mod run;
 pub mod system;
 

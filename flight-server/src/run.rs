@@ -2,23 +2,28 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lakehouse::definition::Definition;
-use lakehouse::{Clock, Error, Kind, Lake, Name, Result, SystemClock};
+use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Name, Result, SystemClock};
 use tokio::net::TcpListener;
 
 use crate::config::{Command, Listen};
 use crate::delivery::DeliveryStream;
-use crate::engine::{Engine, EngineOptions};
-use crate::flight::{self, FlightService};
+use crate::engine::{AdmissionOptions, Engine, EngineOptions, QueryLog};
+use crate::flight::{self, FlightService, Key, Sealer};
 use crate::ingest::{AcceptedIngests, Door};
+use crate::results::Results;
 use crate::system::{Backlog, NoBacklog, System};
 
 /// What queries may spill, in bytes.
 const QUERY_SPILL_BYTES_MAX: u64 = 16 << 30;
+
+/// How often results that nobody can fetch any more are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Runs a command to its end.
 ///
@@ -32,8 +37,9 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Local { definition, data, listen } => {
             let definition = load(&definition)?;
             let server = LocalServer::start(definition, &data, &listen).await?;
+            let stop = stop_signal()?;
             announce(&server.address());
-            server.serve(stop_signal()).await
+            server.serve(stop).await
         }
         #[cfg(feature = "local")]
         Command::Demo { data, example, exit, listen } => {
@@ -86,45 +92,91 @@ async fn bind(listen: &Listen) -> Result<TcpListener> {
     })
 }
 
-/// Completes at the first SIGTERM or Ctrl-C.
-pub(crate) async fn stop_signal() {
+/// Listens for SIGTERM and Ctrl-C from now on; the future completes at the first of them. Call it before the address is
+/// announced: who reads it may stop the server at once.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => tokio::select! {
-            _ = interrupted => {}
+    let failed = || "can't listen for signals".to_owned();
+    let mut terminated = signal(SignalKind::terminate()).context(Kind::Unavailable, failed)?;
+    let mut interrupted = signal(SignalKind::interrupt()).context(Kind::Unavailable, failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
             _ = terminated.recv() => {}
-        },
-        Err(error) => {
-            tracing::warn!(%error, "can't hear SIGTERM; stop with Ctrl-C");
-            let _ = interrupted.await;
         }
+    })
+}
+
+/// The keys that the settings give, if they give any.
+fn keys(listen: &Listen) -> Result<Vec<Key>> {
+    match &listen.key_file {
+        Some(file) => Ok(vec![Key::read(file)?]),
+        None => listen.key.iter().map(|key| Key::parse(key)).collect(),
     }
 }
 
 /// The parts of a server that do not depend on how rows get to silver.
 struct Parts {
-    definition: Arc<Definition>,
+    definitions: Arc<Definitions>,
     lake: Lake,
     clock: Arc<dyn Clock>,
     stream: Arc<dyn DeliveryStream>,
     backlog: Arc<dyn Backlog>,
+    sealer: Sealer,
 }
 
 impl Parts {
     fn service(self, spill: std::path::PathBuf, listen: &Listen) -> Result<FlightService> {
-        let Self { definition, lake, clock, stream, backlog } = self;
+        let Self { definitions, lake, clock, stream, backlog, sealer } = self;
         let accepted = Arc::new(AcceptedIngests::default());
-        let system = System::new(definition.clone(), lake.clone(), clock.clone(), accepted.clone(), backlog);
+        let queries = QueryLog::new(Arc::clone(&clock));
+        let system = System::new(
+            Arc::clone(&definitions),
+            lake.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&accepted),
+            Arc::clone(&queries),
+            backlog,
+        );
+        let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
         let options = EngineOptions {
             memory_bytes: listen.query_memory_mib << 20,
             spill_dir: spill,
             spill_bytes_max: QUERY_SPILL_BYTES_MAX,
+            admission: AdmissionOptions {
+                running_max: listen.queries_max,
+                waiting_max: listen.queue_max,
+                wait_max: Duration::from_secs(listen.queue_wait_seconds),
+            },
+            timeout: seconds(listen.query_timeout_seconds),
+            result_bytes_max: (listen.result_mib_max > 0).then_some(listen.result_mib_max << 20),
+            slice_bytes: listen.slice_mib << 20,
         };
-        let engine = Engine::new(definition.clone(), lake.clone(), Arc::new(system), options)?;
-        let door = Door::new(definition, lake, stream, clock.clone(), accepted);
-        FlightService::new(Arc::new(engine), Arc::new(door), clock)
+        let results = Results::new(&lake, Arc::clone(&clock))?;
+        tokio::spawn(sweep(Arc::downgrade(&results)));
+        let system = Arc::new(system);
+        let engine =
+            Engine::new(Arc::clone(&definitions), lake.clone(), system, Arc::clone(&clock), queries, options)?;
+        let door = Door::new(definitions, lake, stream, Arc::clone(&clock), accepted);
+        FlightService::new(flight::Parts {
+            engine: Arc::new(engine),
+            door: Arc::new(door),
+            results,
+            sealer: Arc::new(sealer),
+            clock,
+        })
+    }
+}
+
+/// Removes old results from time to time, as long as there is a server.
+async fn sweep(results: Weak<Results>) {
+    while let Some(results) = results.upgrade() {
+        if let Err(error) = results.sweep().await {
+            tracing::warn!(error = error.chain(), "old results stay for now");
+        }
+        drop(results);
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
@@ -147,8 +199,14 @@ impl LocalServer {
             listener.local_addr().map_err(|error| Error::internal("the listener has no address").because(error))?;
         let lake = Lake::in_folder(data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let local = crate::local::Local::start(definition.clone(), plan, lake.clone(), data, clock.clone()).await?;
-        let parts = Parts { definition, lake, clock, stream: local.stream(), backlog: local.backlog() };
+        let definitions = Definitions::open(definition, lake.clone()).await?;
+        let local = crate::local::Local::start(&definitions, plan, lake.clone(), data, clock.clone()).await?;
+        let keys = match keys(listen)? {
+            keys if keys.is_empty() => vec![Key::kept_at(&data.join("key"))?],
+            keys => keys,
+        };
+        let (stream, backlog, sealer) = (local.stream(), local.backlog(), Sealer::new(keys)?);
+        let parts = Parts { definitions, lake, clock, stream, backlog, sealer };
         let service = parts.service(data.join("spill").join("query"), listen)?;
         Ok(Self { listener, address, service, local })
     }
@@ -183,18 +241,27 @@ async fn serve(definition: &Path, lake: &str, listen: &Listen) -> Result<()> {
         )));
     }
     let lake = Lake::in_folder(&folder)?;
+    let keys = match keys(listen)? {
+        keys if keys.is_empty() => {
+            tracing::warn!("no --key: tickets and sessions of this server are known to it alone, until it stops");
+            vec![Key::random()?]
+        }
+        keys => keys,
+    };
     let parts = Parts {
-        definition,
+        definitions: Definitions::open(definition, lake.clone()).await?,
         lake,
         clock: Arc::new(SystemClock),
         stream: Arc::new(NoStream),
         backlog: Arc::new(NoBacklog),
+        sealer: Sealer::new(keys)?,
     };
     let service = parts.service(std::env::temp_dir().join("mallard-query-spill"), listen)?;
+    let stop = stop_signal()?;
     if let Ok(address) = listener.local_addr() {
         announce(&address);
     }
-    flight::server(listener, service, tonic_health::server::HealthReporter::new(), stop_signal()).await
+    flight::server(listener, service, tonic_health::server::HealthReporter::new(), stop).await
 }
 
 /// The folder of a lake. Object stores come with the delivery stream that fills them.

@@ -16,14 +16,14 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::{CommandStatementIngest, DoPutUpdateResult, TableExistsOption, TableNotExistOption};
 use arrow_flight::{FlightData, PutResult};
 use async_trait::async_trait;
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future, stream};
-use lakehouse::{Error, Result};
+use lakehouse::{Error, Kind, Name, NewTable, Result};
 use prost::Message as _;
 use proto::Receipt;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -39,6 +39,14 @@ use crate::engine::SILVER;
 /// the id that the ingest has.
 pub const INGEST_ID_HEADER: &str = "mallard-ingest-id";
 
+/// The ingest options: the columns of a new table's key, and the one that orders changes.
+const OPTIONS: [&str; 2] = [PRIMARY_KEY, SEQUENCE_BY];
+const PRIMARY_KEY: &str = "primary_key";
+const SEQUENCE_BY: &str = "sequence_by";
+
+/// Marks a column of the incoming schema as part of a new table's key, if it is "true".
+const KEY_METADATA: &str = "mallard:primary_key";
+
 /// What DoPut answers with.
 pub(super) type PutStream = Pin<Box<dyn Stream<Item = Result<PutResult, Status>> + Send + 'static>>;
 
@@ -52,6 +60,18 @@ pub trait IngestDoor: Send + Sync + 'static {
     /// `NotFound` if there is no such table, `Invalid` if the schema or the id doesn't fit, `Exhausted` or
     /// `Unavailable` if no ingest can be taken now.
     async fn begin(&self, table: &str, schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>>;
+
+    /// Whether there is a silver table of this name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the lake can't be read.
+    async fn has(&self, table: &str) -> Result<bool>;
+
+    /// Makes a silver table, unless it is there.
+    ///
+    /// # Errors
+    /// `Forbidden` if the definition does not allow it, `Invalid` if it can't be a table.
+    async fn create(&self, table: NewTable) -> Result<()>;
 }
 
 /// An ingest under way. Dropped without [`OpenIngest::finish`], it is given up; what was accepted stays so.
@@ -84,9 +104,16 @@ pub(super) async fn put(
     messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Response<PutStream>, Status> {
     check(command, &service.engine.definition().name)?;
+    let mode = mode(command)?;
     let ingest_id = ingest_id(metadata)?;
     let mut batches = Batches::new(messages);
     let schema = batches.schema().await?;
+    if mode != Mode::Append {
+        make_table(service, command, mode, &schema).await.map_err(status)?;
+    } else if let Some(option) = command.options.keys().min() {
+        return Err(status(Error::invalid(format!("ingest option {option:?} is for making tables; leave it out"))));
+    }
+    let schema = without_keys(&schema);
     let ingest = service.door.begin(&command.table, schema, ingest_id).await.map_err(status)?;
 
     let header = MetadataValue::try_from(ingest.ingest_id()).ok();
@@ -140,34 +167,90 @@ fn check(command: &CommandStatementIngest, catalog: &str) -> Result<(), Status> 
     if let Some(other) = command.schema.as_deref().filter(|name| !name.is_empty() && *name != SILVER) {
         return invalid(format!("rows go into tables of schema silver, not {other:?}; leave the schema out"));
     }
-    if let Some(option) = command.options.keys().min() {
-        return invalid(format!("ingest option {option:?} is unknown; leave it out"));
+    if let Some(option) = command.options.keys().filter(|option| !OPTIONS.contains(&option.as_str())).min() {
+        return invalid(format!("ingest option {option:?} is unknown; there are: {}", OPTIONS.join(", ")));
     }
-    check_mode(command)
+    Ok(())
 }
 
-fn check_mode(command: &CommandStatementIngest) -> Result<(), Status> {
+/// What an ingest does about its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It must be there.
+    Append,
+    /// It must not be there.
+    Create,
+    /// It is made if it is not there.
+    CreateAppend,
+}
+
+fn mode(command: &CommandStatementIngest) -> Result<Mode, Status> {
     let options = command.table_definition_options.unwrap_or_default();
-    let append = format!(
-        "the ingest into table {:?} must use append mode: tables are declared in the definition (lakehouse.toml)",
-        command.table
-    );
     match (options.if_not_exist(), options.if_exists()) {
-        (TableNotExistOption::Fail, TableExistsOption::Append) => Ok(()),
-        (TableNotExistOption::Create, TableExistsOption::Append) => {
-            Err(unimplemented(format!("mode create_append is refused, since an ingest creates no table; {append}")))
-        }
-        (_, TableExistsOption::Replace) => {
-            Err(unimplemented(format!("mode replace is refused, since an ingest only adds rows; {append}")))
-        }
-        (TableNotExistOption::Create, _) => {
-            Err(unimplemented(format!("mode create is refused, since an ingest creates no table; {append}")))
-        }
-        _ => Err(status(Error::invalid(format!("the ingest's mode is not said, or makes no sense; {append}")))),
+        (TableNotExistOption::Fail, TableExistsOption::Append) => Ok(Mode::Append),
+        (TableNotExistOption::Create, TableExistsOption::Append) => Ok(Mode::CreateAppend),
+        (TableNotExistOption::Create, TableExistsOption::Fail) => Ok(Mode::Create),
+        (_, TableExistsOption::Replace) => Err(unimplemented(format!(
+            "mode replace is refused for table {:?}, since an ingest only adds rows: with a primary key, rows replace \
+             those of their key; use append mode, or another table",
+            command.table
+        ))),
+        _ => Err(status(Error::invalid(format!(
+            "the ingest's mode is not said, or makes no sense; use append mode for table {:?}",
+            command.table
+        )))),
     }
 }
 
-fn ingest_id(metadata: &MetadataMap) -> Result<Option<String>, Status> {
+async fn make_table(
+    service: &SqlService,
+    command: &CommandStatementIngest,
+    mode: Mode,
+    schema: &SchemaRef,
+) -> Result<()> {
+    let name = &command.table;
+    if service.door.has(name).await? {
+        if mode == Mode::Create {
+            return Err(Error::new(
+                Kind::AlreadyExists,
+                format!("table {name:?} is there already; use append mode, or another name"),
+            ));
+        }
+        return Ok(());
+    }
+    let listed = |option: &str| {
+        let names = command.options.get(option).into_iter().flat_map(|names| names.split(','));
+        names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect::<Vec<_>>()
+    };
+    let marked = schema.fields().iter().filter(|field| field.metadata().get(KEY_METADATA).is_some_and(|it| it == "true"));
+    let primary_key = match listed(PRIMARY_KEY) {
+        listed if listed.is_empty() => marked.map(|field| field.name().clone()).collect(),
+        listed => listed,
+    };
+    let mut sequence_by = listed(SEQUENCE_BY);
+    if sequence_by.len() > 1 {
+        return Err(Error::invalid(format!("ingest option {SEQUENCE_BY} names one column, not {}", sequence_by.len())));
+    }
+    let name = Name::new(name).map_err(|error| Error::invalid(format!("table {error}")))?;
+    let table = NewTable { name, columns: SchemaRef::clone(schema), primary_key, sequence_by: sequence_by.pop() };
+    service.door.create(table).await
+}
+
+/// The schema without the marks that were for making the table: frames of the same rows are the same.
+fn without_keys(schema: &SchemaRef) -> SchemaRef {
+    if schema.fields().iter().all(|field| !field.metadata().contains_key(KEY_METADATA)) {
+        return SchemaRef::clone(schema);
+    }
+    let fields = schema.fields().iter().map(|field| {
+        let mut metadata = field.metadata().clone();
+        metadata.remove(KEY_METADATA);
+        field.as_ref().clone().with_metadata(metadata)
+    });
+    SchemaRef::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+/// The id that a client chose for its rows.
+pub(super) fn ingest_id(metadata: &MetadataMap) -> Result<Option<String>, Status> {
     let Some(value) = metadata.get(INGEST_ID_HEADER) else { return Ok(None) };
     let text = value.to_str().map_err(|error| {
         status(
@@ -178,12 +261,12 @@ fn ingest_id(metadata: &MetadataMap) -> Result<Option<String>, Status> {
 }
 
 /// Decodes a client's messages, trusting none of them.
-struct Batches {
+pub(super) struct Batches {
     decoder: FlightDataDecoder,
 }
 
 impl Batches {
-    fn new(messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static) -> Self {
+    pub(super) fn new(messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static) -> Self {
         // The first message may carry the command alone.
         let messages = messages.try_filter(|message| future::ready(!message.data_header.is_empty()));
         let checked = messages.map(|message| {
@@ -195,13 +278,19 @@ impl Batches {
     }
 
     async fn schema(&mut self) -> Result<SchemaRef, Status> {
+        self.schema_if_any().await?.ok_or_else(|| damaged("it does not begin with a schema"))
+    }
+
+    /// `None` if there is no message at all.
+    pub(super) async fn schema_if_any(&mut self) -> Result<Option<SchemaRef>, Status> {
         match self.payload().await? {
-            Some(DecodedPayload::Schema(schema)) => Ok(schema),
-            _ => Err(damaged("it does not begin with a schema")),
+            Some(DecodedPayload::Schema(schema)) => Ok(Some(schema)),
+            Some(_) => Err(damaged("it does not begin with a schema")),
+            None => Ok(None),
         }
     }
 
-    async fn next(&mut self) -> Result<Option<RecordBatch>, Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>, Status> {
         match self.payload().await? {
             Some(DecodedPayload::RecordBatch(batch)) => Ok(Some(batch)),
             Some(_) => Err(damaged("it has a second schema; send batches of one schema an ingest")),

@@ -5,11 +5,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, UInt8Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::GetCatalogsBuilder;
-use arrow_flight::sql::{CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetTableTypes, CommandGetTables};
+use arrow_flight::sql::{
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
+    CommandGetTableTypes, CommandGetTables,
+};
 use lakehouse::definition::Definition;
 
 use crate::engine::{CatalogTable, GOLD, SCHEMAS, SILVER};
@@ -114,9 +117,107 @@ pub(super) fn primary_keys(query: &CommandGetPrimaryKeys, definition: &Definitio
     Ok(RecordBatch::try_new(Arc::clone(&PRIMARY_KEYS), columns)?)
 }
 
-/// There are no foreign keys.
-pub(super) fn no_foreign_keys() -> RecordBatch {
-    RecordBatch::new_empty(Arc::clone(&FOREIGN_KEYS))
+/// The keys of other tables that point to a table's primary key.
+pub(super) fn exported_keys(query: &CommandGetExportedKeys, definition: &Definition) -> Result<RecordBatch, FlightError> {
+    let wanted = Wanted::new(query.catalog.as_deref(), query.db_schema.as_deref(), &query.table);
+    foreign_keys(definition, |referenced, _| wanted.is(definition, referenced), Order::Referencing)
+}
+
+/// The primary keys that a table's columns point to.
+pub(super) fn imported_keys(query: &CommandGetImportedKeys, definition: &Definition) -> Result<RecordBatch, FlightError> {
+    let wanted = Wanted::new(query.catalog.as_deref(), query.db_schema.as_deref(), &query.table);
+    foreign_keys(definition, |_, referencing| wanted.is(definition, referencing), Order::Referenced)
+}
+
+/// How one table points to another.
+pub(super) fn cross_reference(
+    query: &CommandGetCrossReference,
+    definition: &Definition,
+) -> Result<RecordBatch, FlightError> {
+    let to = Wanted::new(query.pk_catalog.as_deref(), query.pk_db_schema.as_deref(), &query.pk_table);
+    let from = Wanted::new(query.fk_catalog.as_deref(), query.fk_db_schema.as_deref(), &query.fk_table);
+    let both = |referenced: &str, referencing: &str| to.is(definition, referenced) && from.is(definition, referencing);
+    foreign_keys(definition, both, Order::Referencing)
+}
+
+/// A silver table, as a client asks for it.
+struct Wanted<'a> {
+    catalog: Option<&'a str>,
+    schema: Option<&'a str>,
+    table: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(catalog: Option<&'a str>, schema: Option<&'a str>, table: &'a str) -> Self {
+        Self { catalog, schema, table }
+    }
+
+    fn is(&self, definition: &Definition, table: &str) -> bool {
+        self.table == table
+            && self.catalog.is_none_or(|catalog| catalog == definition.name.as_str())
+            && self.schema.is_none_or(|schema| schema == SILVER)
+    }
+}
+
+/// By which side's names the protocol wants the rows sorted.
+enum Order {
+    Referenced,
+    Referencing,
+}
+
+/// Rule 3: what points to a row does not change with it. Nothing is enforced.
+const NO_ACTION: u8 = 3;
+
+fn foreign_keys(
+    definition: &Definition,
+    is_wanted: impl Fn(&str, &str) -> bool,
+    order: Order,
+) -> Result<RecordBatch, FlightError> {
+    struct Row<'a> {
+        referenced: [&'a str; 2],
+        referencing: [&'a str; 2],
+        place: i32,
+        names: [String; 2],
+    }
+    let mut rows = Vec::new();
+    for (name, table) in &definition.tables {
+        for key in table.foreign_keys.iter().filter(|key| is_wanted(&key.references, name)) {
+            let Some(referenced) = definition.tables.get(&key.references) else { continue };
+            let names = [format!("{}_key", key.references), format!("{name}_{}_fkey", key.columns.join("_"))];
+            let pairs = referenced.primary_key.iter().zip(&key.columns);
+            rows.extend((1..).zip(pairs).map(|(place, (to, from))| Row {
+                referenced: [key.references.as_str(), to],
+                referencing: [name.as_str(), from],
+                place,
+                names: names.clone(),
+            }));
+        }
+    }
+    rows.sort_by(|a, b| match order {
+        Order::Referenced => (a.referenced[0], &a.names, a.place).cmp(&(b.referenced[0], &b.names, b.place)),
+        Order::Referencing => (a.referencing[0], &a.names, a.place).cmp(&(b.referencing[0], &b.names, b.place)),
+    });
+    let texts = |value: &dyn Fn(&Row<'_>) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+    };
+    let (catalog, silver) = (texts(&|_| definition.name.to_string()), texts(&|_| SILVER.to_owned()));
+    let rule: ArrayRef = Arc::new(UInt8Array::from_iter_values(rows.iter().map(|_| NO_ACTION)));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::clone(&catalog),
+        Arc::clone(&silver),
+        texts(&|row| row.referenced[0].to_owned()),
+        texts(&|row| row.referenced[1].to_owned()),
+        catalog,
+        silver,
+        texts(&|row| row.referencing[0].to_owned()),
+        texts(&|row| row.referencing[1].to_owned()),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.place))),
+        texts(&|row| row.names[1].clone()),
+        texts(&|row| row.names[0].clone()),
+        Arc::clone(&rule),
+        rule,
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(&FOREIGN_KEYS), columns)?)
 }
 
 /// The table's columns, each with what is known about it for people.

@@ -21,11 +21,7 @@ use crate::engine::SQL_BYTES_MAX;
 /// The version of the Arrow columnar format: <https://arrow.apache.org/docs/format/Versioning.html>.
 const ARROW_FORMAT_VERSION: &str = "1.5";
 
-/// The oldest Substrait plans that are understood: the consumer takes no note of a plan's version, and the format has
-/// not changed the relations that it reads since.
-const SUBSTRAIT_MIN_VERSION: &str = "0.20.0";
-
-/// The newest: that of the consumer.
+/// The version of Substrait that is understood: the consumer's own; others are neither checked nor refused.
 fn substrait_version() -> String {
     let version = datafusion_substrait::substrait::version::version();
     format!("{}.{}.{}", version.major_number, version.minor_number, version.patch_number)
@@ -78,7 +74,7 @@ fn server(infos: &mut SqlInfoDataBuilder, timeout: Option<Duration>) {
     infos.append(SqlInfo::FlightSqlServerReadOnly, false);
     infos.append(SqlInfo::FlightSqlServerSql, true);
     infos.append(SqlInfo::FlightSqlServerSubstrait, true);
-    infos.append(SqlInfo::FlightSqlServerSubstraitMinVersion, SUBSTRAIT_MIN_VERSION);
+    infos.append(SqlInfo::FlightSqlServerSubstraitMinVersion, &*substrait_version());
     infos.append(SqlInfo::FlightSqlServerSubstraitMaxVersion, &*substrait_version());
     infos.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
     infos.append(SqlInfo::FlightSqlServerCancel, true);

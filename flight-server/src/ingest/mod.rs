@@ -17,8 +17,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
-use lakehouse::definition::{Definition, Table};
-use lakehouse::{Clock, Error, Lake, Layer, Result, delta, schema};
+use lakehouse::definition::Table;
+use lakehouse::{Clock, Definitions, Error, Lake, Layer, NewTable, Result, delta, schema};
 use proto::Receipt;
 use proto::frame::{Compression, FrameOrigin};
 use uuid::{NoContext, Timestamp, Uuid};
@@ -34,7 +34,7 @@ pub const INGEST_ID_BYTES_MAX: usize = 128;
 
 /// The door for all ingests into one lakehouse.
 pub struct Door {
-    definition: Arc<Definition>,
+    definitions: Arc<Definitions>,
     lake: Lake,
     stream: Arc<dyn DeliveryStream>,
     clock: Arc<dyn Clock>,
@@ -47,21 +47,35 @@ pub struct Door {
 impl Door {
     /// A door whose frames go to `stream`, and whose receipts are noted in `accepted`.
     pub fn new(
-        definition: Arc<Definition>,
+        definitions: Arc<Definitions>,
         lake: Lake,
         stream: Arc<dyn DeliveryStream>,
         clock: Arc<dyn Clock>,
         accepted: Arc<AcceptedIngests>,
     ) -> Self {
         let last_received_us = Arc::new(AtomicI64::new(0));
-        Self { definition, lake, stream, clock, compression: Compression::Lz4, accepted, last_received_us }
+        Self { definitions, lake, stream, clock, compression: Compression::Lz4, accepted, last_received_us }
     }
 }
 
 #[async_trait]
 impl IngestDoor for Door {
+    async fn create(&self, table: NewTable) -> Result<()> {
+        self.definitions.create(&table).await.map(drop)
+    }
+
+    async fn has(&self, table: &str) -> Result<bool> {
+        let is_known = self.definitions.now().tables.contains_key(table);
+        Ok(is_known || self.definitions.refresh().await?.tables.contains_key(table))
+    }
+
     async fn begin(&self, table: &str, incoming: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>> {
-        let table = Arc::clone(self.definition.table(table)?);
+        let definition = match self.definitions.now() {
+            known if known.tables.contains_key(table) => known,
+            // Another server may have made it.
+            _ => self.definitions.refresh().await?,
+        };
+        let table = Arc::clone(definition.table(table)?);
         let ingest_id = match ingest_id {
             Some(id) => checked(id)?,
             None => new_id(self.clock.now_us()),
@@ -99,7 +113,8 @@ fn checked(id: String) -> Result<String> {
     Ok(id)
 }
 
-fn new_id(now_us: i64) -> String {
+/// An id: a UUIDv7 of this time.
+pub(crate) fn new_id(now_us: i64) -> String {
     let now_us = u64::try_from(now_us).unwrap_or_default();
     let nanos = u32::try_from(now_us % 1_000_000).unwrap_or_default() * 1_000;
     Uuid::new_v7(Timestamp::from_unix(NoContext, now_us / 1_000_000, nanos)).to_string()

@@ -73,7 +73,7 @@ impl Known {
 pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let mut all: BTreeMap<(String, String), Known> = BTreeMap::new();
     let mut delivered = system.backlog.delivered().await?;
-    for name in system.definition.tables.keys() {
+    for name in system.definitions.now().tables.keys() {
         let key = |id: &str| (id.to_owned(), name.to_string());
         // The backlog before the lake: what is merged in between is then seen twice, and told apart by its frames.
         for story in delivered.remove(name).unwrap_or_default() {

@@ -18,9 +18,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::execution::SessionState;
-use lakehouse::definition::Definition;
 use lakehouse::story::IngestStory;
-use lakehouse::{Clock, Error, Lake, Name, Result, delta};
+use lakehouse::{Clock, Definitions, Error, Lake, Name, Result, delta};
 
 use crate::engine::{QueryLog, SystemTables};
 use crate::ingest::AcceptedIngests;
@@ -69,7 +68,7 @@ impl Backlog for NoBacklog {
 
 /// The tables of schema `system`.
 pub struct System {
-    definition: Arc<Definition>,
+    definitions: Arc<Definitions>,
     lake: Lake,
     clock: Arc<dyn Clock>,
     accepted: Arc<AcceptedIngests>,
@@ -82,7 +81,7 @@ pub struct System {
 impl System {
     /// The system tables of one lakehouse.
     pub fn new(
-        definition: Arc<Definition>,
+        definitions: Arc<Definitions>,
         lake: Lake,
         clock: Arc<dyn Clock>,
         accepted: Arc<AcceptedIngests>,
@@ -90,7 +89,7 @@ impl System {
         backlog: Arc<dyn Backlog>,
     ) -> Self {
         let session = delta::session(SCAN_MEMORY_BYTES, SCAN_SPILL_BYTES_MAX);
-        Self { definition, lake, clock, accepted, queries, backlog, histories: Histories::default(), session }
+        Self { definitions, lake, clock, accepted, queries, backlog, histories: Histories::default(), session }
     }
 }
 

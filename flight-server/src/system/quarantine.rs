@@ -28,7 +28,7 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let schema = schema();
     let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
     let mut batches = Vec::new();
-    for name in system.definition.tables.keys() {
+    for name in system.definitions.now().tables.keys() {
         let Some(table) = system.lake.open(Layer::Quarantine, name).await? else { continue };
         let stream = delta::read(&table, &system.session, Some(&names), None).await?;
         let found: Vec<RecordBatch> =

@@ -48,7 +48,7 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let now_us = system.clock.now_us();
     let mut newest = BTreeMap::new();
     let mut silver = Vec::new();
-    for (name, table) in &system.definition.tables {
+    for (name, table) in &system.definitions.now()s.now().tables {
         let (mut row, _) = open_row(system, Layer::Silver, name, &mut newest).await?;
         row.lag_us = Some(unmerged.get(name).map_or(0, |oldest| now_us - oldest));
         row.last_error = troubles.tables.get(name).cloned().or(row.last_error);
@@ -56,7 +56,7 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
         silver.push(row);
     }
     let mut gold = Vec::new();
-    for (name, model) in &system.definition.models {
+    for (name, model) in &system.definitions.now()s.now().models {
         let (mut row, story) = open_row(system, Layer::Gold, name, &mut newest).await?;
         row.last_error = troubles.models.get(name).cloned().or(row.last_error);
         row.description = model.description.clone();
