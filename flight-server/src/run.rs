@@ -141,7 +141,7 @@ impl Parts {
         );
         let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
         let options = EngineOptions {
-            memory_bytes: listen.query_memory_mib << 20,
+            memory_bytes: listen.query_memory_mib.saturating_mul(1 << 20),
             spill_dir: spill,
             spill_bytes_max: QUERY_SPILL_BYTES_MAX,
             admission: AdmissionOptions {
@@ -150,8 +150,8 @@ impl Parts {
                 wait_max: Duration::from_secs(listen.queue_wait_seconds),
             },
             timeout: seconds(listen.query_timeout_seconds),
-            result_bytes_max: (listen.result_mib_max > 0).then_some(listen.result_mib_max << 20),
-            slice_bytes: listen.slice_mib << 20,
+            result_bytes_max: (listen.result_mib_max > 0).then_some(listen.result_mib_max.saturating_mul(1 << 20)),
+            slice_bytes: listen.slice_mib.saturating_mul(1 << 20),
         };
         let results = Results::new(&lake, Arc::clone(&clock))?;
         tokio::spawn(sweep(Arc::downgrade(&results)));

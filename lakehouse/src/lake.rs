@@ -17,8 +17,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use chrono::DateTime;
-use deltalake::logstore::object_store::ObjectStore;
+use chrono::{DateTime, SecondsFormat};
+use deltalake::logstore::commit_uri_from_version;
+use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
@@ -142,27 +143,42 @@ impl Lake {
         Ok(table)
     }
 
-    /// The newest version that was committed at a time or before it, in microseconds since the epoch; `None` if there
-    /// was none yet. Delta's log has times in milliseconds.
+    /// A table as it was at a time, in microseconds since the epoch: its newest version of then. When a version was
+    /// committed is the time of its file in Delta's log, in milliseconds.
     ///
     /// # Errors
-    /// `Unavailable` if the log can't be read.
-    pub async fn version_at(&self, layer: Layer, name: &Name, us: i64) -> Result<Option<u64>> {
-        let Some(time) = DateTime::from_timestamp_micros(us) else { return Ok(None) };
+    /// `NotFound` if nothing had been committed by then, `Unavailable` if the log can't be read.
+    pub async fn open_at(&self, layer: Layer, name: &Name, us: i64) -> Result<DeltaTable> {
+        let never =
+            || Error::not_found(format!("table {layer}.{name} has no rows yet, and had none at {}", rfc3339(us)));
         if self.is_missing_folder(layer, name) {
-            return Ok(None);
+            return Err(never());
         }
+        let time = DateTime::from_timestamp_micros(us).ok_or_else(never)?;
         let unreadable = || format!("can't read the Delta log of table {layer}.{name}");
         let mut table = self.handle(layer, name)?;
         match table.load_with_datetime(time).await {
             Ok(()) => {}
-            Err(error) if is_no_table(&table, &error).await => return Ok(None),
+            Err(error) if is_no_table(&table, &error).await => return Err(never()),
             Err(error) => return Err(Error::unavailable(unreadable()).because(error)),
         }
-        // Before the first commit, delta-rs gives the first one.
-        let version = table.version();
-        let committed_ms = version.and_then(|version| table.snapshot().ok()?.version_timestamp(version));
-        Ok(version.filter(|_| committed_ms.is_none_or(|ms| ms.saturating_mul(1_000) <= us)))
+        // Before the first version there is, delta-rs gives that one.
+        let committed_us = match committed_us(&table) {
+            Some(known) => known,
+            None => {
+                let commit = commit_uri_from_version(table.version());
+                let file = table.object_store().head(&commit).await.context(Kind::Unavailable, unreadable)?;
+                file.last_modified.timestamp_millis().saturating_mul(1_000)
+            }
+        };
+        if committed_us > us {
+            return Err(Error::not_found(format!(
+                "table {layer}.{name} did not exist yet at {}: its first version is of {}; ask for a later time",
+                rfc3339(us),
+                rfc3339(committed_us)
+            )));
+        }
+        Ok(table)
     }
 
     /// The store that holds the lake, rooted at the lake's root.
@@ -187,6 +203,18 @@ impl fmt::Debug for Lake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lake").field("root", &self.root.as_str()).finish_non_exhaustive()
     }
+}
+
+/// When the state that `table` holds was committed, in microseconds since the epoch; `None` if its log's listing doesn't
+/// say (the state came from a checkpoint).
+pub fn committed_us(table: &DeltaTable) -> Option<i64> {
+    let committed_ms = table.snapshot().ok()?.version_timestamp(table.version()?)?;
+    Some(committed_ms.saturating_mul(1_000))
+}
+
+fn rfc3339(us: i64) -> String {
+    DateTime::from_timestamp_micros(us)
+        .map_or_else(|| format!("{us} µs since 1970"), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
 /// Whether loading failed because nothing was ever committed, and not because the log can't be read.

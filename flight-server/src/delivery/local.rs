@@ -47,9 +47,10 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -135,7 +136,8 @@ struct Door {
 /// accepted stays in the journals, and the next start delivers it.
 #[derive(Debug)]
 pub struct LocalDelivery {
-    doors: BTreeMap<Name, Door>,
+    doors: RwLock<BTreeMap<Name, Arc<Door>>>,
+    opener: Opener,
     /// Empty once the stream is closed.
     writers: Mutex<Vec<JoinHandle<()>>>,
     /// Each writer holds it too.
@@ -171,53 +173,72 @@ impl LocalDelivery {
         let queue = Arc::new(LocalQueue::open(data, &tables)?);
         recovery::warn_of_strangers(data, &tables);
 
-        let mut stream = Self { doors: BTreeMap::new(), writers: Mutex::new(Vec::new()), lock };
+        let opener = Opener { data: data.to_owned(), disk, queue: Arc::clone(&queue), options, clock };
+        let mut stream = Self { doors: RwLock::default(), opener, writers: Mutex::new(Vec::new()), lock };
         for table in tables {
-            let below = Path::new("journal").join(table.as_str());
-            let journals = ensure_folder(data, &below)
-                .map_err(|error| disk_error("open the journal", &data.join(&below), error))?;
-            let roller = Roller::new(data, table.clone(), queue.clone(), clock.clone());
-            let last_number = recovery::deliver_leftovers(&journals, &roller)?.max(queue.last_id(&table));
-            let counters = Arc::new(Counters::default());
-            let writer = Writer::new(roller, journals, options, disk.clone(), counters.clone(), last_number);
-            stream.start(table, writer, counters)?;
+            let (door, thread) = stream.opener.open(&table, Arc::clone(&stream.lock))?;
+            stream.writers.get_mut().push(thread);
+            stream.doors.get_mut().unwrap_or_else(PoisonError::into_inner).insert(table, door);
         }
         Ok((stream, queue))
     }
 
-    fn start(&mut self, table: Name, writer: Writer, counters: Arc<Counters>) -> Result<()> {
-        let (orders, inbox) = mpsc::channel();
-        let lock = self.lock.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("journal-{table}"))
-            .spawn(move || {
-                writer.run(&inbox);
-                drop(lock);
-            })
-            .context(Kind::Unavailable, || format!("can't start the journal writer of table {table}"))?;
-        self.writers.get_mut().push(thread);
-        self.doors.insert(table, Door { orders, room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)), counters });
+    /// Carries one more table from now on. This is file work: call it where waiting is fine.
+    ///
+    /// # Errors
+    /// As [`LocalDelivery::open`], and `Unavailable` if the stream is closed.
+    pub fn carry(&self, table: &Name) -> Result<()> {
+        // Held all along: two callers must not open the same journal, nor one behind a close.
+        let mut writers = self.writers.blocking_lock();
+        if self.known(table).is_some() {
+            return Ok(());
+        }
+        if self.is_closed() {
+            return Err(closed());
+        }
+        self.opener.queue.add(&self.opener.data, table)?;
+        let (door, thread) = self.opener.open(table, Arc::clone(&self.lock))?;
+        writers.push(thread);
+        self.doors.write().unwrap_or_else(PoisonError::into_inner).insert(table.clone(), door);
         Ok(())
+    }
+
+    /// Whether it carries a table.
+    pub fn carries(&self, table: &Name) -> bool {
+        self.known(table).is_some()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.all_doors().iter().any(|(_, door)| door.room.is_closed())
+    }
+
+    fn known(&self, table: &Name) -> Option<Arc<Door>> {
+        self.doors.read().unwrap_or_else(PoisonError::into_inner).get(table).cloned()
+    }
+
+    fn all_doors(&self) -> Vec<(Name, Arc<Door>)> {
+        let doors = self.doors.read().unwrap_or_else(PoisonError::into_inner);
+        doors.iter().map(|(table, door)| (table.clone(), Arc::clone(door))).collect()
     }
 
     /// What was accepted and delivered so far, table by table.
     pub fn stats(&self) -> BTreeMap<Name, DeliveryStats> {
-        self.doors.iter().map(|(table, door)| (table.clone(), door.counters.read())).collect()
+        self.all_doors().into_iter().map(|(table, door)| (table, door.counters.read())).collect()
     }
 
     /// Refuses new puts, and tells each writer that is still there to deliver and end.
     fn order_close(&self) -> Vec<oneshot::Receiver<Result<()>>> {
-        let order = |door: &Door| {
+        let order = |(_, door): (Name, Arc<Door>)| {
             door.room.close();
             let (reply, answer) = oneshot::channel();
             door.orders.send(Order::Close(reply)).ok().map(|()| answer)
         };
-        self.doors.values().filter_map(order).collect()
+        self.all_doors().into_iter().filter_map(order).collect()
     }
 
-    fn door(&self, table: &Name) -> Result<&Door> {
-        self.doors.get(table).ok_or_else(|| {
-            let known: Vec<&str> = self.doors.keys().map(Name::as_str).collect();
+    fn door(&self, table: &Name) -> Result<Arc<Door>> {
+        self.known(table).ok_or_else(|| {
+            let known: Vec<String> = self.all_doors().into_iter().map(|(name, _)| name.to_string()).collect();
             Error::not_found(format!("the delivery stream carries no table {table}, only: {}", known.join(", ")))
         })
     }
@@ -259,10 +280,48 @@ impl DeliveryStream for LocalDelivery {
 impl Drop for LocalDelivery {
     fn drop(&mut self) {
         // Without their doors the writers end.
-        self.doors.clear();
+        self.doors.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         if let Err(error) = join(std::mem::take(self.writers.get_mut())) {
             tracing::error!("{error}");
         }
+    }
+}
+
+/// Opens the journals of tables.
+struct Opener {
+    data: PathBuf,
+    disk: Arc<dyn Disk>,
+    queue: Arc<LocalQueue>,
+    options: LocalDeliveryOptions,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").field("data", &self.data).finish_non_exhaustive()
+    }
+}
+
+impl Opener {
+    /// Delivers what an earlier process left of a table, and starts its writer, which holds the folder's lock.
+    fn open(&self, table: &Name, lock: Arc<FolderLock>) -> Result<(Arc<Door>, JoinHandle<()>)> {
+        let below = Path::new("journal").join(table.as_str());
+        let journals = ensure_folder(&self.data, &below)
+            .map_err(|error| disk_error("open the journal", &self.data.join(&below), error))?;
+        let roller = Roller::new(&self.data, table.clone(), Arc::clone(&self.queue), Arc::clone(&self.clock));
+        let last_number = recovery::deliver_leftovers(&journals, &roller)?.max(self.queue.last_id(table));
+        let counters = Arc::new(Counters::default());
+        let writer =
+            Writer::new(roller, journals, self.options, Arc::clone(&self.disk), Arc::clone(&counters), last_number);
+        let (orders, inbox) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("journal-{table}"))
+            .spawn(move || {
+                writer.run(&inbox);
+                drop(lock);
+            })
+            .context(Kind::Unavailable, || format!("can't start the journal writer of table {table}"))?;
+        Ok((Arc::new(Door { orders, room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)), counters }), thread))
     }
 }
 

@@ -60,14 +60,21 @@ impl LocalQueue {
     /// Reads the entries that an earlier process left below `data`.
     pub(super) fn open(data: &Path, tables: &[Name]) -> Result<Self> {
         let folder = data.join("queue");
-        let mut waiting = HashMap::new();
+        let queue = Self { folder, waiting: Mutex::default(), announced: watch::Sender::new(0) };
         for table in tables {
-            let below = Path::new("queue").join(table.as_str());
-            let entries =
-                ensure_folder(data, &below).map_err(|error| disk_error("open the queue", &data.join(&below), error))?;
-            waiting.insert(table.clone(), read_entries(data, &entries, table)?);
+            queue.add(data, table)?;
         }
-        Ok(Self { folder, waiting: Mutex::new(waiting), announced: watch::Sender::new(0) })
+        Ok(queue)
+    }
+
+    /// Reads the entries of a table that an earlier process left below `data`.
+    pub(super) fn add(&self, data: &Path, table: &Name) -> Result<()> {
+        let below = Path::new("queue").join(table.as_str());
+        let entries =
+            ensure_folder(data, &below).map_err(|error| disk_error("open the queue", &data.join(&below), error))?;
+        let entries = read_entries(data, &entries, table)?;
+        self.lock().insert(table.clone(), entries);
+        Ok(())
     }
 
     /// The objects of a table that wait, oldest first. A table that is not carried has none.

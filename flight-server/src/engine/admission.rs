@@ -74,7 +74,7 @@ impl Admission {
             Ok(Err(_)) => Err(Error::unavailable("the server is stopping; try again elsewhere, or later")),
             Err(_) => Err(Error::unavailable(format!(
                 "the query waited {} s for its turn; try again later",
-                self.options.wait_max.as_secs()
+                self.options.wait_max.as_secs_f64()
             ))
             .retry_after(RETRY_AFTER)),
         }
@@ -168,9 +168,10 @@ mod tests {
         waiting.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_waits_too_long_is_told_so_and_leaves_its_place() {
-        let admission = admission(1, 1);
+        let wait_max = Duration::from_millis(100);
+        let admission = Admission::new(AdmissionOptions { running_max: 1, waiting_max: 1, wait_max });
         let running = admission.enter("a").await.unwrap();
         let Err(late) = admission.enter("a").await else { panic!("let in") };
         assert_eq!((late.kind(), late.retry_hint()), (Kind::Unavailable, Some(RETRY_AFTER)));

@@ -18,7 +18,7 @@ use deltalake::DeltaTable;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use lakehouse::definition::{Definition, did_you_mean};
-use lakehouse::{Definitions, Error, Layer, Name, Result};
+use lakehouse::{Definitions, Error, Kind, Layer, Name, Result};
 
 use super::information::Information;
 use super::snapshots::{NEVER_COMMITTED, Snapshots, Versions};
@@ -102,6 +102,11 @@ impl QueryCatalog {
         &self.definition
     }
 
+    /// Whether all tables are read as they were at a time.
+    pub(super) fn reads_the_past(&self) -> bool {
+        self.as_of_us.is_some()
+    }
+
     /// Makes `$target.name` a table of these columns.
     pub(super) fn set_target(&self, name: &Name, columns: SchemaRef) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.to_string(), columns));
@@ -134,7 +139,16 @@ impl QueryCatalog {
         let loads: Vec<BoxFuture<'_, _>> = self
             .names()
             .into_iter()
-            .map(|(schema, name)| async move { self.find(schema, &name).await }.boxed())
+            .map(|(schema, name)| {
+                let load = async move {
+                    match self.find(schema, &name).await {
+                        // What did not exist then is not listed.
+                        Err(error) if self.reads_the_past() && error.kind() == Kind::NotFound => Ok(None),
+                        found => found,
+                    }
+                };
+                load.boxed()
+            })
             .collect();
         stream::iter(loads).buffer_unordered(LOGS_AT_ONCE).try_for_each(|_| async { Ok(()) }).await
     }
@@ -164,6 +178,7 @@ impl QueryCatalog {
             let known = SCHEMAS.join(", ");
             return Error::invalid(format!("there is no schema {schema:?}; there are {known} and information_schema"));
         }
+        let (name, _) = split_name(name);
         let names = self.names();
         let elsewhere = names.iter().find(|(_, known)| known == name).map(|(other, _)| format!("{other}.{name}"));
         let here = names.iter().filter(|(known, _)| *known == schema).map(|(_, known)| known.as_str());
@@ -223,9 +238,7 @@ impl QueryCatalog {
         let as_of = clause.or(self.as_of_us.map(AsOf::Timestamp));
         let found = match schema {
             SYSTEM if clause.is_some() => {
-                return Err(Error::invalid(format!(
-                    "system.{table} tells how things are now; leave AS OF out"
-                )));
+                return Err(Error::invalid(format!("system.{table} tells how things are now; leave AS OF out")));
             }
             SYSTEM => self.load_system(name)?,
             GOLD => match self.definition.models.get_key_value(table) {
@@ -306,7 +319,9 @@ impl QueryCatalog {
                     Some(newest) => Err(Error::not_found(format!(
                         "table {schema}.{name} has no version {version}; its newest is {newest}"
                     ))),
-                    None => Err(Error::not_found(format!("table {schema}.{name} has no version yet, so none {version}"))),
+                    None => {
+                        Err(Error::not_found(format!("table {schema}.{name} has no version yet, so none {version}")))
+                    }
                 }
             }
             Some(AsOf::Timestamp(us)) => snapshots.at_time(layer, name, us).await.map(Some),
@@ -316,6 +331,7 @@ impl QueryCatalog {
     /// Why a declared table can't be read yet; `None` if it isn't declared.
     fn unready(&self, schema: &str, name: &str) -> Option<Error> {
         let definition = &self.definition;
+        let (name, _) = split_name(name);
         match schema {
             SILVER if definition.tables.contains_key(name) => Some(Error::not_found(format!(
                 "table silver.{name} has no rows and no declared columns yet; ingest into it first"

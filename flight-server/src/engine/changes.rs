@@ -62,6 +62,13 @@ pub(super) struct Rewritten {
 /// `None` if the statement does not write. The table's columns are asked of `catalog`.
 pub(super) async fn rewrite(statement: &Statement, catalog: &QueryCatalog) -> Result<Option<Rewritten>> {
     let Statement::Statement(inner) = statement else { return Ok(None) };
+    let writes = matches!(inner.as_ref(), SqlStatement::Insert(_) | SqlStatement::Update(_) | SqlStatement::Delete(_));
+    if writes && catalog.reads_the_past() {
+        return Err(Error::invalid(
+            "the session reads the lake as of a time, so it can't write; unset as_of, and read what is of the past with \
+             FOR TIMESTAMP AS OF behind its table",
+        ));
+    }
     let definition = catalog.definition();
     let rewritten = match inner.as_ref() {
         SqlStatement::Insert(insert) => self::insert(insert.clone(), definition, catalog).await?,

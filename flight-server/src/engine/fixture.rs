@@ -9,14 +9,19 @@ use arrow::array::{
     RecordBatch, StringArray, StringBuilder, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use std::time::Duration;
+
 use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
 use deltalake::protocol::SaveMode;
 use futures::future::pending;
 use lakehouse::definition::Definition;
-use lakehouse::{Error, Lake, Layer, Name, Result};
+use lakehouse::{Clock, Definitions, Error, Lake, Layer, Name, Result, SystemClock};
 use tempfile::TempDir;
 
-use super::{Engine, EngineOptions, SystemTables};
+use super::{
+    AdmissionOptions, Engine, EngineOptions, Pinned, Plan, QueryLog, Request, SystemTables, Versions, Who,
+};
 
 const DEFINITION: &str = r#"
 name = "flights"
@@ -70,9 +75,20 @@ impl Fixture {
         std::fs::write(declared.join("gold/delays.sql"), "SELECT 1 AS name").unwrap();
         let definition = Arc::new(Definition::load(&declared).unwrap_or_else(|problems| panic!("{problems}")));
         let lake = Lake::in_folder(&folder.path().join("lake")).unwrap();
-        let options = EngineOptions { memory_bytes, spill_dir: folder.path().join("spill"), spill_bytes_max };
+        let options = EngineOptions {
+            memory_bytes,
+            spill_dir: folder.path().join("spill"),
+            spill_bytes_max,
+            admission: AdmissionOptions { running_max: 100, waiting_max: 100, wait_max: Duration::from_secs(60) },
+            timeout: None,
+            result_bytes_max: None,
+            slice_bytes: 64 << 20,
+        };
         let system = Arc::new(FakeSystem::default());
-        let engine = Engine::new(definition, lake.clone(), Arc::clone(&system) as _, options).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = QueryLog::new(Arc::clone(&clock));
+        let definitions = Definitions::fixed(definition);
+        let engine = Engine::new(definitions, lake.clone(), Arc::clone(&system) as _, clock, log, options).unwrap();
         let fixture = Self { folder, lake, system, engine: Arc::new(engine) };
         fixture.append(Layer::Silver, "events", events(0..6)).await;
         let delays = RecordBatch::try_from_iter([("name", Arc::new(StringArray::from(vec!["AA"])) as ArrayRef)]);
@@ -88,6 +104,16 @@ impl Fixture {
         };
         let partition: Vec<&str> = batch.schema().column_with_name("month").map(|_| "month").into_iter().collect();
         table.write([batch]).with_save_mode(SaveMode::Append).with_partition_columns(partition).await.unwrap();
+    }
+
+    /// Plans `sql`, with names without a schema from gold.
+    pub(crate) async fn plan(&self, sql: &str, versions: Option<&Versions>) -> Result<Plan> {
+        let pinned = versions.map(|versions| Pinned { versions: versions.clone(), ..Pinned::default() });
+        self.engine.plan(Request { pinned, ..Request::sql("id", sql) }).await
+    }
+
+    pub(crate) async fn run(&self, plan: Plan) -> Result<SendableRecordBatchStream> {
+        self.engine.run(plan, &Who::default()).await
     }
 
     pub(crate) fn spill_dir(&self) -> PathBuf {

@@ -115,7 +115,7 @@ mod tests {
     fn a_query_stays_within_its_own_limit_and_gives_all_back() {
         let shared: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let memory = QueryMemory::new(Arc::clone(&shared), 60);
-        let mut held = reservation(&memory);
+        let held = reservation(&memory);
         held.try_grow(50).unwrap();
         let error = held.try_grow(20).unwrap_err().to_string();
         assert!(error.contains("memory_limit"), "{error}");
@@ -130,7 +130,7 @@ mod tests {
     fn what_the_pool_refuses_is_not_counted() {
         let shared: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let (one, other) = (QueryMemory::new(Arc::clone(&shared), 90), QueryMemory::new(shared, 90));
-        let (mut first, mut second) = (reservation(&one), reservation(&other));
+        let (first, second) = (reservation(&one), reservation(&other));
         first.try_grow(80).unwrap();
         second.try_grow(80).unwrap_err();
         assert_eq!((other.reserved(), other.peak_bytes()), (0, 0));

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use lakehouse::definition::Definition;
-use lakehouse::{Clock, Definitions, Lake, Result};
+use lakehouse::{Clock, Definitions, Error, Kind, Lake, Result};
 
 pub use admission::AdmissionOptions;
 pub use catalog::{CatalogTable, GOLD, SCHEMAS, SILVER, SYSTEM};
@@ -145,7 +145,14 @@ impl Engine {
     /// As [`Engine::plan`].
     pub async fn describe(&self, request: Request) -> Result<Description> {
         let planner = self.planner(&request);
-        self.workers.run(async move { planner.describe(&request).await }).await
+        let asked = request.clone();
+        match self.workers.run(async move { planner.describe(&asked).await }).await {
+            Err(error) if self.knows_more(&error).await => {
+                let planner = self.planner(&request);
+                self.workers.run(async move { planner.describe(&request).await }).await
+            }
+            described => described,
+        }
     }
 
     /// Plans a statement, over the newest snapshots or over those that are pinned.
@@ -155,7 +162,29 @@ impl Engine {
     /// `Exhausted` if it is too long or too deep, `Unavailable` if the lake can't be read.
     pub async fn plan(&self, request: Request) -> Result<Plan> {
         let planner = self.planner(&request);
-        self.workers.run(async move { planner.plan(request).await }).await
+        let asked = request.clone();
+        match self.workers.run(async move { planner.plan(asked).await }).await {
+            Err(error) if self.knows_more(&error).await => {
+                let planner = self.planner(&request);
+                self.workers.run(async move { planner.plan(request).await }).await
+            }
+            planned => planned,
+        }
+    }
+
+    /// Whether a statement failed before the engine learned of tables that another server made.
+    async fn knows_more(&self, error: &Error) -> bool {
+        if !matches!(error.kind(), Kind::Invalid | Kind::NotFound) {
+            return false;
+        }
+        let known = self.source.definitions.now();
+        match self.source.definitions.refresh().await {
+            Ok(newest) => !Arc::ptr_eq(&known, &newest),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "can't look for new tables");
+                false
+            }
+        }
     }
 
     fn planner(&self, request: &Request) -> Planner {

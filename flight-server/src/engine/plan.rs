@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
@@ -161,7 +161,7 @@ impl Planner {
     pub(super) async fn describe(self, request: &Request) -> Result<Description> {
         let Logical { plan, change, parameters, .. } = self.logical(&request.text).await?;
         let schema = if change.is_some() {
-            SchemaRef::default()
+            Arc::new(Schema::empty())
         } else if parameters.is_empty() {
             plain_schema(&self.physical(&plan, None).await?.schema())
         } else {

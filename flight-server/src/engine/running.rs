@@ -31,8 +31,8 @@ pub const QUERIES_KEPT: usize = 10_000;
 /// How many cancelled ids are remembered, so that their tickets stay dead.
 const CANCELLED_KEPT: usize = 10_000;
 
-/// How much of a statement is remembered, in bytes.
-const STATEMENT_BYTES_KEPT: usize = 4 << 10;
+/// How much of a statement, and of an error, is remembered, in bytes.
+const TEXT_BYTES_KEPT: usize = 4 << 10;
 
 /// One run of a query, as `system.queries` tells it. Times are in microseconds since the epoch.
 #[derive(Clone, Debug, Default)]
@@ -63,16 +63,17 @@ pub struct QueryRecord {
     pub peak_memory_bytes: u64,
     /// What it read and spilled.
     pub counts: Counts,
-    /// Why it did not end well.
+    /// Why it did not end well, or the beginning of that.
     pub error: Option<String>,
 }
 
 /// What a query's operators count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Files that scans opened.
+    /// Files in which rows may qualify, as partitions, statistics and join keys tell. Each scan of a table counts its
+    /// own; a slice counts those of the whole result; a reader who leaves, or a LIMIT, may have left some unopened.
     pub files_read: u64,
-    /// Files of the tables read that no scan had to open: their statistics or partitions tell that no row qualifies.
+    /// The other files of the tables that are named. Too low, down to 0, where a table is scanned more than once.
     pub files_pruned: u64,
     /// Bytes read from files.
     pub bytes_scanned: u64,
@@ -100,8 +101,9 @@ struct State {
     next: u64,
     running: BTreeMap<u64, (QueryRecord, watch::Sender<bool>)>,
     ended: VecDeque<QueryRecord>,
-    cancelled: BTreeSet<String>,
-    cancelled_order: VecDeque<String>,
+    /// Id and principal.
+    cancelled: BTreeSet<(String, String)>,
+    cancelled_order: VecDeque<(String, String)>,
 }
 
 impl QueryLog {
@@ -116,11 +118,12 @@ impl QueryLog {
         state.ended.iter().chain(state.running.values().map(|(record, _)| record)).cloned().collect()
     }
 
-    /// Stops all runs of a query, and those that come later. Whether there were any.
+    /// Stops all runs of a principal's query, and those that come later. Whether there were any.
     pub fn cancel(&self, id: &str, principal: &str) -> bool {
         let mut state = self.lock();
-        if state.cancelled.insert(id.to_owned()) {
-            state.cancelled_order.push_back(id.to_owned());
+        let its = (id.to_owned(), principal.to_owned());
+        if state.cancelled.insert(its.clone()) {
+            state.cancelled_order.push_back(its);
         }
         if state.cancelled_order.len() > CANCELLED_KEPT
             && let Some(oldest) = state.cancelled_order.pop_front()
@@ -128,17 +131,18 @@ impl QueryLog {
             state.cancelled.remove(&oldest);
         }
         let its = state.running.values().filter(|(record, _)| record.id == id && record.principal == principal);
-        its.map(|(_, cancel)| cancel.send_replace(true)).count() > 0
+        its.fold(false, |_, (_, cancel)| {
+            cancel.send_replace(true);
+            true
+        })
     }
 
     pub(super) fn begin(self: &Arc<Self>, start: QueryStart) -> Entry {
-        let QueryStart { id, principal, peer, mut statement, kind } = start;
-        if statement.len() > STATEMENT_BYTES_KEPT {
-            statement.truncate(statement.floor_char_boundary(STATEMENT_BYTES_KEPT));
-        }
+        let QueryStart { id, principal, peer, statement, kind } = start;
+        let statement = beginning(statement);
         let began_us = self.clock.now_us();
         let mut state = self.lock();
-        let (cancel, is_cancelled) = watch::channel(state.cancelled.contains(&id));
+        let (cancel, is_cancelled) = watch::channel(state.cancelled.contains(&(id.clone(), principal.clone())));
         let number = state.next;
         state.next += 1;
         let record =
@@ -165,22 +169,45 @@ impl QueryLog {
             Outcome::Failed(Kind::Timeout, error) => ("timed out", Some(error)),
             Outcome::Failed(_, error) => ("failed", Some(error)),
         };
-        tracing::info!(
-            target: "mallard::query",
-            id = record.id, principal = record.principal, kind = record.kind, state = record.state,
-            duration_us = record.ended_us - record.began_us, rows = record.rows, bytes = record.bytes,
-            peak_memory_bytes = record.peak_memory_bytes, bytes_scanned = record.counts.bytes_scanned,
-            error = record.error.as_deref().unwrap_or_default(),
-        );
         if state.ended.len() >= QUERIES_KEPT {
             state.ended.pop_front();
         }
-        state.ended.push_back(record);
+        state.ended.push_back(record.clone());
+        // Whoever reads the log's output slowly must not hold up the queries.
+        drop(state);
+        record.trace();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl QueryRecord {
+    /// When it left the queue, or went away without; none as long as it waits. In microseconds since the epoch.
+    pub fn left_queue_us(&self) -> Option<i64> {
+        [self.started_us, self.ended_us].into_iter().find(|us| *us != 0)
+    }
+
+    /// Tells the server's own log of a query that ended. Statements may hold what that log should not.
+    fn trace(&self) {
+        tracing::info!(
+            target: "mallard::query",
+            id = self.id, principal = self.principal, peer = self.peer, kind = self.kind, state = self.state,
+            queued_us = self.left_queue_us().unwrap_or(self.ended_us) - self.began_us,
+            duration_us = self.ended_us - self.began_us,
+            rows = self.rows, bytes = self.bytes, peak_memory_bytes = self.peak_memory_bytes,
+            spilled_bytes = self.counts.spilled_bytes, files_read = self.counts.files_read,
+            files_pruned = self.counts.files_pruned, bytes_scanned = self.counts.bytes_scanned,
+            error = self.error.as_deref().unwrap_or_default(),
+        );
+        tracing::debug!(target: "mallard::query", id = self.id, statement = self.statement);
+    }
+}
+
+/// As much of a text as is kept, without the memory of the rest.
+fn beginning(text: String) -> String {
+    if text.len() <= TEXT_BYTES_KEPT { text } else { text[..text.floor_char_boundary(TEXT_BYTES_KEPT)].to_owned() }
 }
 
 enum Outcome {
@@ -216,7 +243,7 @@ impl Entry {
 
     /// It ended badly.
     pub(super) fn fail(&mut self, error: &Error) {
-        self.outcome = Some(Outcome::Failed(error.kind(), error.chain()));
+        self.outcome = Some(Outcome::Failed(error.kind(), beginning(error.chain())));
     }
 }
 
@@ -371,7 +398,8 @@ impl RecordBatchStream for Watched {
     }
 }
 
-/// What the operators of a plan have counted so far. Pruned files are not theirs to know.
+/// What the operators of a plan have counted so far. Pruned files are not theirs to know; files to be read are counted
+/// when a scan is planned, and those that its join keys rule out are taken off when it starts.
 pub(super) fn counts(plan: &Arc<dyn ExecutionPlan>) -> Counts {
     let mut counts = sum(plan.children().into_iter().map(counts));
     for metric in plan.metrics().iter().flat_map(|metrics| metrics.iter().cloned().collect::<Vec<_>>()) {
@@ -396,126 +424,4 @@ pub(super) fn sum(all: impl Iterator<Item = Counts>) -> Counts {
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow::array::Int64Array;
-    use arrow::datatypes::{DataType, Field, Schema};
-    use datafusion::execution::memory_pool::UnboundedMemoryPool;
-    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-    use futures::stream;
-    use lakehouse::ManualClock;
-
-    use super::super::admission::{Admission, AdmissionOptions};
-    use super::*;
-
-    struct Bench {
-        log: Arc<QueryLog>,
-        admission: Admission,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let options = AdmissionOptions { running_max: 1, waiting_max: 10, wait_max: Duration::from_secs(60) };
-            Self { log: QueryLog::new(Arc::new(ManualClock::at(5))), admission: Admission::new(options) }
-        }
-
-        fn begin(&self, id: &str) -> Entry {
-            let (id, principal, peer) = (id.to_owned(), "ann".to_owned(), String::new());
-            self.log.begin(QueryStart { id, principal, peer, statement: "SELECT 1".to_owned(), kind: "select" })
-        }
-
-        /// A query that gives three rows of 8 bytes, then nothing for ever.
-        async fn query(&self, id: &str, timeout: Option<Duration>, most: Option<u64>) -> SendableRecordBatchStream {
-            let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-            let row = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![7]))]).unwrap();
-            let rows = stream::iter([Ok(row.clone()), Ok(row.clone()), Ok(row)]).chain(stream::pending());
-            let entry = self.begin(id);
-            let permit = self.admission.enter("ann").await.unwrap();
-            entry.started();
-            let limits = StreamLimits {
-                deadline: timeout.map(|timeout| Instant::now() + timeout),
-                timeout,
-                result_bytes_max: most,
-            };
-            let memory = QueryMemory::new(Arc::new(UnboundedMemoryPool::default()), usize::MAX);
-            let inner = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
-            watched(inner, entry, permit, limits, memory, Box::new(|| Counts { files_read: 4, ..Counts::default() }))
-        }
-
-        /// State, rows and error of the last query; asserts that its place is free again.
-        fn last(&self) -> (&'static str, u64, Option<String>) {
-            let record = self.log.all().pop().unwrap();
-            let place = Box::pin(self.admission.enter("other"));
-            assert!(futures::FutureExt::now_or_never(place).is_some(), "its place is not free");
-            assert_eq!(record.counts.files_read, 4);
-            (record.state, record.rows, record.error)
-        }
-    }
-
-    async fn drain(mut stream: SendableRecordBatchStream) -> (usize, Error) {
-        let mut rows = 0;
-        loop {
-            match stream.next().await {
-                Some(Ok(batch)) => rows += batch.num_rows(),
-                Some(Err(error)) => {
-                    assert!(stream.next().await.is_none(), "nothing comes behind an error");
-                    return (rows, explain(error));
-                }
-                None => panic!("it ended"),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_cancel_ends_the_stream_and_later_runs_of_the_query() {
-        let bench = Bench::new();
-        let stream = bench.query("q", None, None).await;
-        assert!(!bench.log.cancel("other", "ann"), "nothing of that id runs");
-        assert!(!bench.log.cancel("q", "bob"), "another user's");
-        let bench_log = Arc::clone(&bench.log);
-        let (drained, ()) = tokio::join!(drain(stream), async move {
-            tokio::task::yield_now().await;
-            assert!(bench_log.cancel("q", "ann"));
-        });
-        assert_eq!((drained.0, drained.1.kind()), (3, Kind::Cancelled));
-        assert_eq!(bench.last().0, "cancelled");
-        let later = bench.query("q", None, None).await;
-        assert_eq!(drain(later).await.1.kind(), Kind::Cancelled);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_query_ends_at_its_deadline() {
-        let bench = Bench::new();
-        let (rows, error) = drain(bench.query("q", Some(Duration::from_secs(3)), None).await).await;
-        assert_eq!((rows, error.kind()), (3, Kind::Timeout));
-        assert!(error.to_string().contains("its 3 s"), "{error}");
-        assert_eq!(bench.last().0, "timed out");
-    }
-
-    #[tokio::test]
-    async fn a_result_ends_at_the_most_bytes() {
-        let bench = Bench::new();
-        let (rows, error) = drain(bench.query("q", None, Some(20)).await).await;
-        assert_eq!((rows, error.kind()), (2, Kind::Exhausted));
-        assert_eq!(bench.last().0, "failed");
-    }
-
-    #[tokio::test]
-    async fn a_reader_who_leaves_frees_its_place_at_once() {
-        let bench = Bench::new();
-        let mut stream = bench.query("q", None, None).await;
-        stream.next().await.unwrap().unwrap();
-        assert_eq!(bench.log.all()[0].state, "running");
-        drop(stream);
-        assert_eq!(bench.last(), ("cancelled", 1, Some("its reader left".to_owned())));
-    }
-
-    #[tokio::test]
-    async fn the_log_forgets_the_oldest() {
-        let bench = Bench::new();
-        for n in 0..=QUERIES_KEPT {
-            drop(bench.begin(&n.to_string()));
-        }
-        let all = bench.log.all();
-        assert_eq!((all.len(), all[0].id.as_str()), (QUERIES_KEPT, "1"));
-    }
-}
+mod tests;

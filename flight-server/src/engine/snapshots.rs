@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, SecondsFormat};
 use deltalake::DeltaTable;
-use lakehouse::{Error, Lake, Layer, Name, Result};
+use lakehouse::lake::committed_us;
+use lakehouse::{Lake, Layer, Name, Result};
 
 /// The Delta versions that a query reads, by qualified name (`silver.flights`).
 pub type Versions = BTreeMap<String, u64>;
@@ -23,6 +23,9 @@ pub const NEVER_COMMITTED: u64 = u64::MAX;
 
 /// How many versions of a table stay loaded, so that a fetch just behind its plan finds its snapshot.
 const VERSIONS_KEPT: usize = 4;
+
+/// How many older versions of a table stay loaded, for those who travel in time.
+const PAST_KEPT: usize = 4;
 
 /// The newest snapshots of a lake's tables.
 pub(super) struct Snapshots {
@@ -43,6 +46,8 @@ struct Loaded {
     refresh: u64,
     /// Versions in ascending order.
     tables: VecDeque<DeltaTable>,
+    /// Versions that were asked for by number or time, the last one loaded at the end; with the time.
+    past: VecDeque<(DeltaTable, Option<i64>)>,
 }
 
 impl Snapshots {
@@ -71,28 +76,32 @@ impl Snapshots {
     /// The snapshot at `version`.
     pub(super) async fn at(&self, layer: Layer, name: &Name, version: u64) -> Result<DeltaTable> {
         let slot = self.slot(layer, name);
-        let known = {
-            let loaded = slot.loaded.lock().await;
-            loaded.tables.iter().find(|table| table.version() == Some(version)).cloned()
-        };
-        match known {
-            Some(table) => Ok(table),
-            None => self.lake.open_version(layer, name, version).await,
+        if let Some(known) = slot.loaded.lock().await.find(|table, _| table.version() == Some(version)) {
+            return Ok(known);
         }
+        let table = self.lake.open_version(layer, name, version).await?;
+        slot.loaded.lock().await.keep_past(&table, None);
+        Ok(table)
     }
 
     /// The newest snapshot that was committed at a time or before it, in microseconds since the epoch.
     pub(super) async fn at_time(&self, layer: Layer, name: &Name, us: i64) -> Result<DeltaTable> {
-        match self.lake.version_at(layer, name, us).await? {
-            Some(version) => self.at(layer, name, version).await,
-            None => {
-                let time = DateTime::from_timestamp_micros(us).unwrap_or_default();
-                Err(Error::not_found(format!(
-                    "table {layer}.{name} did not exist yet at {}; ask for a later time",
-                    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
-                )))
-            }
+        let newest = self.newest(layer, name).await?;
+        if let Some(newest) = &newest
+            && committed_us(newest).is_some_and(|committed_us| committed_us <= us)
+        {
+            return Ok(newest.clone());
         }
+        let slot = self.slot(layer, name);
+        if let Some(known) = slot.loaded.lock().await.find(|_, at_us| at_us == Some(us)) {
+            return Ok(known);
+        }
+        let table = self.lake.open_at(layer, name, us).await?;
+        // What no later commit can change any more.
+        if newest.is_some_and(|newest| table.version() < newest.version()) {
+            slot.loaded.lock().await.keep_past(&table, Some(us));
+        }
+        Ok(table)
     }
 
     async fn refresh(&self, layer: Layer, name: &Name, known: Option<&DeltaTable>) -> Result<Option<DeltaTable>> {
@@ -123,6 +132,19 @@ impl Loaded {
             self.tables.pop_front();
         }
     }
+
+    fn keep_past(&mut self, table: &DeltaTable, at_us: Option<i64>) {
+        self.past.push_back((table.clone(), at_us));
+        while self.past.len() > PAST_KEPT {
+            self.past.pop_front();
+        }
+    }
+
+    fn find(&self, is_it: impl Fn(&DeltaTable, Option<i64>) -> bool) -> Option<DeltaTable> {
+        let tables = self.tables.iter().map(|table| (table, None));
+        let mut known = tables.chain(self.past.iter().map(|(table, at_us)| (table, *at_us)));
+        known.find(|(table, at_us)| is_it(table, *at_us)).map(|(table, _)| table.clone())
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +173,27 @@ mod tests {
             assert_eq!(newest.unwrap().unwrap().version(), Some(1));
         }
         assert_eq!(slot.begun.load(Ordering::SeqCst), 2, "one before, one for all of them");
+    }
+
+    #[tokio::test]
+    async fn versions_of_the_past_stay_loaded_for_a_while() {
+        let fixture = Fixture::new().await;
+        for _ in 0..3 * PAST_KEPT {
+            fixture.append(Layer::Silver, "events", events(6..12)).await;
+        }
+        let snapshots = Snapshots::new(fixture.lake.clone());
+        let name = Name::new("events").unwrap();
+        let asked = u64::try_from(2 * PAST_KEPT).unwrap();
+        for version in 0..asked {
+            let table = snapshots.at(Layer::Silver, &name, version).await.unwrap();
+            assert_eq!(table.version(), Some(version));
+            let us = committed_us(&table).unwrap();
+            assert_eq!(snapshots.at_time(Layer::Silver, &name, us).await.unwrap().version(), Some(version));
+        }
+        let slot = snapshots.slot(Layer::Silver, &name);
+        let loaded = slot.loaded.lock().await;
+        assert_eq!(loaded.past.len(), PAST_KEPT);
+        assert!(loaded.find(|table, _| table.version() == Some(asked - 1)).is_some());
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@ use super::fixture::{Fixture, events};
 use super::*;
 
 async fn rows(fixture: &Fixture, sql: &str) -> Vec<RecordBatch> {
-    let plan = fixture.engine.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let stream = fixture.engine.execute(plan).unwrap();
+    let plan = fixture.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let stream = fixture.run(plan).await.unwrap();
     stream.try_collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
@@ -26,7 +26,7 @@ async fn number(fixture: &Fixture, sql: &str) -> i64 {
 }
 
 async fn refusal(fixture: &Fixture, sql: &str) -> (Kind, String) {
-    let error = fixture.engine.plan(sql, None).await.expect_err(sql);
+    let error = fixture.plan(sql, None).await.expect_err(sql);
     (error.kind(), error.to_string())
 }
 
@@ -60,10 +60,10 @@ pub(crate) const QUERIES: [&str; 22] = [
 async fn a_result_has_the_schema_that_was_announced() {
     let fixture = Fixture::new().await;
     for sql in QUERIES {
-        let plan = fixture.engine.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let plan = fixture.plan(sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         let announced = Arc::clone(plan.schema());
         assert_eq!(plain_schema(&announced), announced, "{sql}");
-        let stream = fixture.engine.execute(plan).unwrap();
+        let stream = fixture.run(plan).await.unwrap();
         assert_eq!(stream.schema(), announced, "{sql}");
         let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         for batch in batches {
@@ -89,7 +89,7 @@ async fn values_survive_the_way_through() {
 async fn a_plan_with_pinned_versions_reads_the_old_rows() {
     let fixture = Fixture::new().await;
     let sql = "SELECT count(*) FROM silver.events a JOIN silver.events b USING (id), silver.carriers";
-    let before = fixture.engine.plan(sql, None).await.unwrap();
+    let before = fixture.plan(sql, None).await.unwrap();
     let pinned = before.versions().clone();
     assert_eq!(pinned, Versions::from([("silver.events".into(), 0), ("silver.carriers".into(), NEVER_COMMITTED)]));
 
@@ -98,9 +98,9 @@ async fn a_plan_with_pinned_versions_reads_the_old_rows() {
         fixture.append(Layer::Silver, "events", events(start * 6..start * 6 + 6)).await;
         assert_eq!(number(&fixture, "SELECT count(*) FROM silver.events").await, start * 6 + 6);
     }
-    let plan = fixture.engine.plan("SELECT count(*) FROM silver.events", Some(&pinned)).await.unwrap();
+    let plan = fixture.plan("SELECT count(*) FROM silver.events", Some(&pinned)).await.unwrap();
     assert_eq!(plan.versions()["silver.events"], 0);
-    let batches: Vec<RecordBatch> = fixture.engine.execute(plan).unwrap().try_collect().await.unwrap();
+    let batches: Vec<RecordBatch> = fixture.run(plan).await.unwrap().try_collect().await.unwrap();
     assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 6);
 }
 
@@ -108,7 +108,7 @@ async fn a_plan_with_pinned_versions_reads_the_old_rows() {
 async fn a_pinned_version_that_is_gone_is_said_to_be() {
     let fixture = Fixture::new().await;
     let pinned = Versions::from([("silver.events".to_owned(), 99)]);
-    let error = fixture.engine.plan("SELECT * FROM silver.events", Some(&pinned)).await.unwrap_err();
+    let error = fixture.plan("SELECT * FROM silver.events", Some(&pinned)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.to_string().contains("version 99"), "{error}");
 }
@@ -118,7 +118,9 @@ async fn gold_is_the_default_schema_and_another_can_be_chosen() {
     let fixture = Fixture::new().await;
     assert_eq!(number(&fixture, "SELECT count(*) FROM delays").await, 1);
     assert_eq!(number(&fixture, "SELECT count(*) FROM flights.gold.delays").await, 1);
-    fixture.engine.plan_in(SILVER, "SELECT count(*) FROM events", None).await.unwrap();
+    let session = proto::Session { schema: SILVER.to_owned(), ..proto::Session::default() };
+    let request = Request { session, ..Request::sql("id", "SELECT count(*) FROM events") };
+    fixture.engine.plan(request).await.unwrap();
 }
 
 #[tokio::test]
@@ -187,8 +189,8 @@ async fn errors_in_sql_name_the_error_once() {
 async fn errors_of_values_are_the_statements_own() {
     let fixture = Fixture::new().await;
     for sql in ["SELECT id / (id - id) FROM silver.events", "SELECT cast(name AS int) FROM silver.events"] {
-        let plan = fixture.engine.plan(sql, None).await.unwrap();
-        let results: Result<Vec<RecordBatch>, _> = fixture.engine.execute(plan).unwrap().try_collect().await;
+        let plan = fixture.plan(sql, None).await.unwrap();
+        let results: Result<Vec<RecordBatch>, _> = fixture.run(plan).await.unwrap().try_collect().await;
         assert_eq!(explain(results.unwrap_err()).kind(), Kind::Invalid, "{sql}");
     }
 }
@@ -224,7 +226,7 @@ async fn the_catalog_lists_every_table_with_the_columns_that_queries_give() {
         let sql = format!("SELECT * FROM {}.{}", table.schema, table.name);
         match &table.arrow_schema {
             Some(schema) => {
-                let plan = fixture.engine.plan(&sql, None).await.unwrap();
+                let plan = fixture.plan(&sql, None).await.unwrap();
                 assert_eq!(plan.schema().fields(), schema.fields(), "{sql}");
             }
             None => assert_eq!(refusal(&fixture, &sql).await.0, Kind::NotFound),
@@ -255,10 +257,10 @@ async fn information_schema_lists_the_tables_that_have_columns() {
 #[tokio::test]
 async fn system_tables_are_computed_when_they_are_read() {
     let fixture = Fixture::new().await;
-    let plan = fixture.engine.plan("SELECT count(*) FROM system.numbers", None).await.unwrap();
+    let plan = fixture.plan("SELECT count(*) FROM system.numbers", None).await.unwrap();
     assert_eq!(fixture.system.scans.load(Ordering::SeqCst), 0);
     assert!(plan.versions().is_empty());
-    let _batches: Vec<RecordBatch> = fixture.engine.execute(plan).unwrap().try_collect().await.unwrap();
+    let _batches: Vec<RecordBatch> = fixture.run(plan).await.unwrap().try_collect().await.unwrap();
     assert_eq!(fixture.system.scans.load(Ordering::SeqCst), 1);
     assert_eq!(number(&fixture, "SELECT count(*) FROM system.numbers").await, 2);
 }
@@ -267,8 +269,8 @@ async fn system_tables_are_computed_when_they_are_read() {
 async fn dropping_a_stream_stops_its_work() {
     let fixture = Fixture::new().await;
     let sql = "SELECT a.n, count(*) FROM system.endless a JOIN system.numbers b ON a.n = b.n GROUP BY a.n";
-    let plan = fixture.engine.plan(sql, None).await.unwrap();
-    let mut stream = fixture.engine.execute(plan).unwrap();
+    let plan = fixture.plan(sql, None).await.unwrap();
+    let mut stream = fixture.run(plan).await.unwrap();
     let reading = || Arc::strong_count(&fixture.system.reading) - 1;
     assert!(tokio::time::timeout(Duration::from_millis(200), stream.next()).await.is_err(), "it ended");
     assert_eq!(reading(), 1);
@@ -286,8 +288,8 @@ async fn dropping_a_stream_stops_its_work() {
 async fn a_query_that_needs_too_much_memory_says_so() {
     let fixture = Fixture::with_memory(1 << 20, 1 << 20).await;
     let sql = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 2000000) GROUP BY value ORDER BY 2";
-    let plan = fixture.engine.plan(sql, None).await.unwrap();
-    let results: Result<Vec<RecordBatch>, _> = fixture.engine.execute(plan).unwrap().try_collect().await;
+    let plan = fixture.plan(sql, None).await.unwrap();
+    let results: Result<Vec<RecordBatch>, _> = fixture.run(plan).await.unwrap().try_collect().await;
     let error = explain(results.unwrap_err());
     assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
     assert!(error.to_string().contains("read fewer rows"), "{error}");

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::error::FlightError;
-use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
 use arrow_flight::sql::server::FlightSqlService;
 use arrow_flight::sql::{
@@ -36,7 +35,7 @@ use super::status::{status, unencodable, unimplemented};
 use super::tickets::{Seals, Statement};
 use super::transport::{FlightService as Transport, short_name};
 use super::{metadata, sql_info, xdbc};
-use crate::engine::{Engine, QueryText, Who};
+use crate::engine::{Engine, QueryText};
 use crate::results::Results;
 
 const NO_TRANSACTIONS: &str =

@@ -1,6 +1,11 @@
 //! The one place where [`lakehouse::Error`]s become gRPC statuses.
 
+use std::time::Duration;
+
+use arrow_flight::sql::Any;
+use bytes::Bytes;
 use lakehouse::{Error, Kind};
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
@@ -31,11 +36,39 @@ pub fn status(error: Error) -> Status {
         | Kind::Timeout
         | Kind::Cancelled => error.chain(),
     };
-    let mut metadata = MetadataMap::new();
+    let message = shortened(message);
+    let (mut metadata, mut details) = (MetadataMap::new(), Bytes::new());
     if let Some(wait) = error.retry_hint() {
         metadata.insert(RETRY_HEADER, u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into());
+        details = retry_details(code, &message, wait);
     }
-    Status::with_metadata(code, shortened(message), metadata)
+    Status::with_details_and_metadata(code, message, details, metadata)
+}
+
+/// `google.rpc.Status`: <https://github.com/googleapis/googleapis/blob/master/google/rpc/status.proto>.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.rpc.RetryInfo`: <https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto>.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+/// The hint for clients that read details. Some take code and message from here too.
+fn retry_details(code: Code, message: &str, wait: Duration) -> Bytes {
+    let info = RetryInfo { retry_delay: prost_types::Duration::try_from(wait).ok() };
+    let info =
+        Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.encode_to_vec().into() };
+    RpcStatus { code: code.into(), message: message.to_owned(), details: vec![info] }.encode_to_vec().into()
 }
 
 /// A status for what clients may ask for and this server does not have.
@@ -108,10 +141,15 @@ mod tests {
 
     #[test]
     fn a_hint_when_to_try_again_travels_in_milliseconds() {
-        let wait = std::time::Duration::from_millis(1500);
+        let wait = Duration::from_millis(1500);
         let hinted = status(Error::new(Kind::Exhausted, "full").retry_after(wait));
         assert_eq!(hinted.metadata().get(RETRY_HEADER).unwrap(), "1500");
-        assert!(status(Error::new(Kind::Exhausted, "full")).metadata().is_empty());
+        let RpcStatus { code, message, details } = RpcStatus::decode(hinted.details()).unwrap();
+        assert_eq!((code, message.as_str()), (i32::from(hinted.code()), "full"));
+        let info = RetryInfo::decode(details[0].value.clone()).unwrap();
+        assert_eq!(info.retry_delay.map(|delay| (delay.seconds, delay.nanos)), Some((1, 500_000_000)));
+        let plain = status(Error::new(Kind::Exhausted, "full"));
+        assert!(plain.metadata().is_empty() && plain.details().is_empty());
     }
 
     #[test]

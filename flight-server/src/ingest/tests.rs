@@ -1,7 +1,8 @@
 use std::sync::Mutex;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray};
-use lakehouse::{Kind, ManualClock, Name};
+use lakehouse::definition::Definition;
+use lakehouse::{Definitions, Kind, ManualClock, Name};
 use proto::frame::{FrameReader, Item};
 
 use super::*;
@@ -57,7 +58,7 @@ impl Lab {
         let stream = Arc::new(Memory { refuses_from, ..Memory::default() });
         // A clock that stands still: frames must be told apart all the same.
         let clock = Arc::new(ManualClock::at(5_000_000));
-        let door = Door::new(definition, lake, stream.clone(), clock, Arc::default());
+        let door = Door::new(Definitions::fixed(definition), lake, stream.clone(), clock, Arc::default());
         Self { _folder: folder, stream, door }
     }
 

@@ -15,7 +15,7 @@ mod merging;
 mod pending;
 mod refreshing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +23,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bronze_to_silver::Merger;
+use bytes::Bytes;
 use futures::FutureExt as _;
 use gold_refresh::{Plan, Refresher};
-use lakehouse::definition::Definition;
-use lakehouse::story::IngestStory;
-use lakehouse::{Clock, Lake, Name, Result};
+use lakehouse::{Clock, Definitions, Lake, Name, Result};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -36,7 +35,7 @@ pub(crate) use check::describe;
 pub use demo::{DemoOptions, run as demo};
 
 use crate::delivery::{DeliveryStream, LocalDelivery, LocalDeliveryOptions, LocalQueue};
-use crate::system::{Backlog, Troubles};
+use crate::system::{Backlog, Delivered, Troubles};
 use pending::Pending;
 
 /// Merges at once: each has DuckDB's and Delta's memory, so one at a time keeps a laptop's memory bounded.
@@ -61,7 +60,7 @@ pub struct Done {
 
 /// State that the workers share.
 pub(crate) struct Shared {
-    pub(crate) definition: Arc<Definition>,
+    pub(crate) definitions: Arc<Definitions>,
     pub(crate) queue: Arc<LocalQueue>,
     pub(crate) pending: Pending,
     pub(crate) merges: Semaphore,
@@ -90,8 +89,8 @@ impl Shared {
 
 #[async_trait]
 impl Backlog for Shared {
-    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
-        self.pending.stories(&self.queue, self.definition.tables.keys()).await
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<Delivered>>> {
+        self.pending.stories(&self.queue, self.definitions.now().tables.keys()).await
     }
 
     fn troubles(&self) -> Troubles {
@@ -109,9 +108,51 @@ async fn supervise<F: Future<Output = ()> + Send>(what: String, worker: impl Fn(
     }
 }
 
+/// Runs a worker a table, those that ingests make included, until the process stops.
+async fn merge_tables(shared: Arc<Shared>, merger: Arc<Merger>) {
+    let mut declared = shared.definitions.watch();
+    let (mut workers, mut known) = (JoinSet::new(), BTreeSet::new());
+    loop {
+        let definition = Arc::clone(&declared.borrow_and_update());
+        for table in definition.tables.keys().filter(|table| known.insert((*table).clone())) {
+            let (table, shared, merger) = (table.clone(), Arc::clone(&shared), Arc::clone(&merger));
+            workers.spawn(supervise(format!("merges of table {table}"), move || {
+                merging::run(table.clone(), Arc::clone(&shared), Arc::clone(&merger))
+            }));
+        }
+        tokio::select! {
+            changed = declared.changed() => if changed.is_err() { break },
+            () = shared.stopped() => break,
+        }
+    }
+    while workers.join_next().await.is_some() {}
+}
+
+/// The journals, which carry a table as soon as it is declared.
+struct LocalStream {
+    journals: Arc<LocalDelivery>,
+    definitions: Arc<Definitions>,
+}
+
+#[async_trait]
+impl DeliveryStream for LocalStream {
+    async fn put(&self, table: &Name, records: Vec<Bytes>) -> Result<()> {
+        if !self.journals.carries(table) && self.definitions.now().tables.contains_key(table) {
+            let (journals, table) = (Arc::clone(&self.journals), table.clone());
+            let carried = tokio::task::spawn_blocking(move || journals.carry(&table)).await;
+            carried.map_err(|error| lakehouse::Error::internal("opening a journal died").because(error))??;
+        }
+        self.journals.put(table, records).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.journals.close().await
+    }
+}
+
 /// The delivery stream and the workers of one data folder.
 pub struct Local {
-    stream: Arc<LocalDelivery>,
+    stream: Arc<LocalStream>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     workers: JoinSet<()>,
@@ -123,12 +164,13 @@ impl Local {
     /// # Errors
     /// `Conflict` if another process uses the folder, `Unavailable` if it can't be read or written.
     pub async fn start(
-        definition: Arc<Definition>,
+        definitions: &Arc<Definitions>,
         plan: Plan,
         lake: Lake,
         data: &Path,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
+        let definition = definitions.now();
         let tables: Vec<Name> = definition.tables.keys().cloned().collect();
         let (folder, its_clock) = (data.to_owned(), Arc::clone(&clock));
         let opened = tokio::task::spawn_blocking(move || {
@@ -139,7 +181,7 @@ impl Local {
             .map_err(|error| lakehouse::Error::internal("opening the data folder died").because(error))??;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared {
-            definition: Arc::clone(&definition),
+            definitions: Arc::clone(definitions),
             queue,
             pending: Pending::new(data.to_owned()),
             merges: Semaphore::new(MERGES_MAX),
@@ -152,7 +194,7 @@ impl Local {
         });
         let spill = |kind: &str| Some(data.join("spill").join(kind));
         let merger = Arc::new(Merger::new(
-            Arc::clone(&definition),
+            Arc::clone(definitions),
             lake.clone(),
             Arc::clone(&clock),
             merging::settings(spill("merge")),
@@ -165,17 +207,14 @@ impl Local {
             refreshing::settings(spill("refresh")),
         ));
         let mut workers = JoinSet::new();
-        for table in shared.definition.tables.keys() {
-            let (table, shared, merger) = (table.clone(), Arc::clone(&shared), Arc::clone(&merger));
-            workers.spawn(supervise(format!("merges of table {table}"), move || {
-                merging::run(table.clone(), Arc::clone(&shared), Arc::clone(&merger))
-            }));
-        }
+        let its = Arc::clone(&shared);
+        workers.spawn(async move { merge_tables(its, merger).await });
         let its = Arc::clone(&shared);
         workers.spawn(supervise("refreshes".to_owned(), move || {
             refreshing::run(Arc::clone(&its), Arc::clone(&refresher), Arc::clone(&clock))
         }));
-        Ok(Self { stream: Arc::new(stream), shared, stop, workers })
+        let stream = Arc::new(LocalStream { journals: Arc::new(stream), definitions: Arc::clone(definitions) });
+        Ok(Self { stream, shared, stop, workers })
     }
 
     /// Where accepted rows go.

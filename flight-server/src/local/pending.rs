@@ -10,6 +10,7 @@ use lakehouse::{Context, Kind, Name, Result};
 use proto::frame::{FrameReader, Item};
 
 use crate::delivery::{LocalQueue, QueuedObject};
+use crate::system::Delivered;
 
 /// The ingests of the waiting objects.
 pub(crate) struct Pending {
@@ -23,28 +24,24 @@ impl Pending {
         Self { data, read: Mutex::default() }
     }
 
-    /// The ingests with frames that wait, by table, each once.
+    /// The objects that wait, by table, with the ingests in each.
     pub(crate) async fn stories(
         &self,
         queue: &LocalQueue,
         tables: impl Iterator<Item = &Name>,
-    ) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
+    ) -> Result<BTreeMap<Name, Vec<Delivered>>> {
         let waiting: BTreeMap<Name, Vec<QueuedObject>> =
             tables.map(|name| (name.clone(), queue.pending(name))).collect();
         let mut all = BTreeMap::new();
         let mut still_waiting = HashMap::new();
         for (table, objects) in waiting {
-            let mut ingests: BTreeMap<String, IngestStory> = BTreeMap::new();
+            let mut delivered = Vec::with_capacity(objects.len());
             for object in objects {
                 let stories = self.of(&object).await?;
-                for story in stories.iter() {
-                    add(&mut ingests, story);
-                }
+                delivered.push(Delivered { object: object.key.clone(), ingests: stories.to_vec() });
                 still_waiting.insert(object.key, stories);
             }
-            if !ingests.is_empty() {
-                all.insert(table, ingests.into_values().collect());
-            }
+            all.insert(table, delivered);
         }
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = still_waiting;
         Ok(all)

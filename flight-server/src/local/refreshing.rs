@@ -35,7 +35,7 @@ pub(super) fn settings(spill_folder: Option<PathBuf>) -> Settings {
 pub(super) async fn run(shared: Arc<Shared>, refresher: Arc<Refresher>, clock: Arc<dyn Clock>) {
     let mut changed = shared.silver_changed.subscribe();
     let mut timers = Timers::new(&shared, clock.now());
-    let mut unpublished: BTreeSet<Name> = shared.definition.models.keys().cloned().collect();
+    let mut unpublished: BTreeSet<Name> = shared.definitions.now().models.keys().cloned().collect();
     let mut seen = 0;
     let mut retry_at = None;
     loop {
@@ -64,9 +64,11 @@ pub(super) async fn run(shared: Arc<Shared>, refresher: Arc<Refresher>, clock: A
     }
 }
 
-fn on_change(shared: &Shared) -> impl Iterator<Item = Name> + '_ {
-    let models = shared.definition.models.iter();
-    models.filter(|(_, model)| matches!(model.refresh, Refresh::OnChange)).map(|(name, _)| name.clone())
+fn on_change(shared: &Shared) -> impl Iterator<Item = Name> + use<> {
+    let definition = shared.definitions.now();
+    let models = definition.models.iter();
+    let due = models.filter(|(_, model)| matches!(model.refresh, Refresh::OnChange)).map(|(name, _)| name.clone());
+    due.collect::<Vec<_>>().into_iter()
 }
 
 /// Waits until no merge waits and silver is still, or for [`PUT_OFF_MAX`].
@@ -76,7 +78,7 @@ async fn quiet(shared: &Shared, changed: &mut tokio::sync::watch::Receiver<u64>)
             tokio::select! {
                 still_there = changed.changed() => if still_there.is_err() { return },
                 () = tokio::time::sleep(QUIET) => {
-                    if shared.definition.tables.keys().all(|table| shared.queue.pending(table).is_empty()) {
+                    if shared.definitions.now().tables.keys().all(|table| shared.queue.pending(table).is_empty()) {
                         return;
                     }
                 }
@@ -121,7 +123,8 @@ struct Timers(BTreeMap<Name, (Refresh, DateTime<Utc>)>);
 
 impl Timers {
     fn new(shared: &Shared, now: DateTime<Utc>) -> Self {
-        let models = shared.definition.models.iter();
+        let definition = shared.definitions.now();
+        let models = definition.models.iter();
         let next = models.filter_map(|(name, model)| {
             let next = model.refresh.next_after(now)?;
             Some((name.clone(), (model.refresh.clone(), next)))

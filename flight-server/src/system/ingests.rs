@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use lakehouse::{Layer, Result};
 
-use super::System;
+use super::{Delivered, System};
 use super::rows::{self, Values, count, instant, number, text, time};
 
 pub(super) fn schema() -> SchemaRef {
@@ -75,22 +75,25 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let mut delivered = system.backlog.delivered().await?;
     for name in system.definitions.now().tables.keys() {
         let key = |id: &str| (id.to_owned(), name.to_string());
-        // The backlog before the lake: what is merged in between is then seen twice, and told apart by its frames.
-        for story in delivered.remove(name).unwrap_or_default() {
-            let known = all.entry(key(&story.ingest_id)).or_default();
-            known.delivered = story;
-        }
+        // The backlog was read before the lake: an object that was merged in between is found in both, and told once.
+        let mut waiting = delivered.remove(name).unwrap_or_default();
         let table = match system.lake.open(Layer::Silver, name).await {
             Ok(Some(table)) => table,
-            Ok(None) => continue,
+            Ok(None) => {
+                add_waiting(&mut all, &waiting, key);
+                continue;
+            }
             Err(error) => {
+                add_waiting(&mut all, &waiting, key);
                 // system.tables shows it; the other tables' ingests are told.
                 tracing::warn!(table = %name, error = error.chain(), "the table can't be read");
                 continue;
             }
         };
         for commit in system.histories.of(name, &table).await? {
-            for story in commit.story.map(|story| story.ingests).unwrap_or_default() {
+            let story = commit.story.unwrap_or_default();
+            waiting.retain(|delivered| !story.objects.contains(&delivered.object));
+            for story in story.ingests {
                 let known = all.entry(key(&story.ingest_id)).or_default();
                 known.merged.rows += story.rows;
                 known.merged.frames += story.frames;
@@ -105,12 +108,32 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
                 known.silver_version = known.silver_version.max(Some(commit.version));
             }
         }
+        add_waiting(&mut all, &waiting, key);
     }
     for accepted in system.accepted.all() {
         let key = (accepted.receipt.ingest_id.clone(), accepted.receipt.table.clone());
         all.entry(key).or_default().accepted = Some(accepted);
     }
     to_batch(all)
+}
+
+/// Adds what lies in objects that wait.
+fn add_waiting(
+    all: &mut BTreeMap<(String, String), Known>,
+    waiting: &[Delivered],
+    key: impl Fn(&str) -> (String, String),
+) {
+    for story in waiting.iter().flat_map(|delivered| &delivered.ingests) {
+        let known = &mut all.entry(key(&story.ingest_id)).or_default().delivered;
+        known.rows += story.rows;
+        known.frames += story.frames;
+        known.bytes += story.bytes;
+        known.delivered_at_us = known.delivered_at_us.max(story.delivered_at_us);
+        known.accepted_at_us = match known.accepted_at_us {
+            0 => story.accepted_at_us,
+            at => at.min(story.accepted_at_us),
+        };
+    }
 }
 
 fn to_batch(all: BTreeMap<(String, String), Known>) -> Result<Vec<RecordBatch>> {

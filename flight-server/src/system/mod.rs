@@ -33,14 +33,23 @@ const SCAN_SPILL_BYTES_MAX: u64 = 1 << 30;
 /// What is under way in this process, beyond what the lake tells.
 #[async_trait]
 pub trait Backlog: Send + Sync + 'static {
-    /// The ingests that lie in bronze and are not merged, by table.
+    /// The bronze objects that wait to be merged, by table. One may be merged already, and not be taken off yet.
     ///
     /// # Errors
     /// `Unavailable` if bronze can't be read.
-    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>>;
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<Delivered>>>;
 
     /// Why the last merge of a table, or the last refresh of a model, failed; nothing for those that did not.
     fn troubles(&self) -> Troubles;
+}
+
+/// A bronze object that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Its key, as the story of its merge will have it.
+    pub object: String,
+    /// The ingests that have frames in it.
+    pub ingests: Vec<IngestStory>,
 }
 
 /// What stands still, and why.
@@ -57,7 +66,7 @@ pub struct NoBacklog;
 
 #[async_trait]
 impl Backlog for NoBacklog {
-    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<IngestStory>>> {
+    async fn delivered(&self) -> Result<BTreeMap<Name, Vec<Delivered>>> {
         Ok(BTreeMap::new())
     }
 

@@ -50,7 +50,7 @@ impl Row {
 pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let troubles = system.backlog.troubles();
     let mut all = Vec::new();
-    for (name, model) in &system.definitions.now()s.now().models {
+    for (name, model) in &system.definitions.now().models {
         let mut row = Row {
             model: model.clone(),
             version: None,

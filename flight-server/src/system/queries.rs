@@ -1,4 +1,5 @@
-//! `system.queries`: what runs on this server and what ran on it, as far as it remembers.
+//! `system.queries`: what runs on this server and what ran on it, as far as it remembers. Other servers' queries are in
+//! their own tables; a start forgets all.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -34,13 +35,12 @@ pub(super) fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let now = system.clock.now_us();
     let records = system.queries.all();
     let until = |us: i64| if us == 0 { now } else { us };
-    let left_queue = |record: &QueryRecord| if record.started_us == 0 { until(record.ended_us) } else { record.started_us };
+    let left_queue = |record: &QueryRecord| record.left_queue_us().unwrap_or(now);
     let texts = |value: fn(&QueryRecord) -> &str| {
         Values::Text(records.iter().map(|record| Some(value(record).to_owned())).collect())
     };
-    let counts = |value: fn(&QueryRecord) -> u64| {
-        Values::Number(records.iter().map(|record| count(value(record))).collect())
-    };
+    let counts =
+        |value: fn(&QueryRecord) -> u64| Values::Number(records.iter().map(|record| count(value(record))).collect());
     let columns = vec![
         texts(|record| &record.id),
         texts(|record| &record.principal),

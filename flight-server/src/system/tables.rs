@@ -48,7 +48,7 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     let now_us = system.clock.now_us();
     let mut newest = BTreeMap::new();
     let mut silver = Vec::new();
-    for (name, table) in &system.definitions.now()s.now().tables {
+    for (name, table) in &system.definitions.now().tables {
         let (mut row, _) = open_row(system, Layer::Silver, name, &mut newest).await?;
         row.lag_us = Some(unmerged.get(name).map_or(0, |oldest| now_us - oldest));
         row.last_error = troubles.tables.get(name).cloned().or(row.last_error);
@@ -56,7 +56,7 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
         silver.push(row);
     }
     let mut gold = Vec::new();
-    for (name, model) in &system.definitions.now()s.now().models {
+    for (name, model) in &system.definitions.now().models {
         let (mut row, story) = open_row(system, Layer::Gold, name, &mut newest).await?;
         row.last_error = troubles.models.get(name).cloned().or(row.last_error);
         row.description = model.description.clone();
@@ -101,7 +101,10 @@ async fn oldest_unmerged(system: &System) -> Result<BTreeMap<Name, i64>> {
     let delivered = system.backlog.delivered().await?;
     let oldest = delivered
         .into_iter()
-        .filter_map(|(table, stories)| stories.iter().map(|story| story.accepted_at_us).min().map(|at| (table, at)));
+        .filter_map(|(table, objects)| {
+            let ingests = objects.iter().flat_map(|object| &object.ingests);
+            ingests.map(|story| story.accepted_at_us).min().map(|at| (table, at))
+        });
     Ok(oldest.collect())
 }
 

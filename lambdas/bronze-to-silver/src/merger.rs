@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use datafusion::execution::SessionState;
 use deltalake::DeltaTable;
-use lakehouse::definition::{Column, Definition, Table};
+use lakehouse::definition::{Column, Table};
 use lakehouse::delta::{self, Commit};
 use lakehouse::name::same_column;
 use lakehouse::schema::{arrow_schema, spelt_as};
 use lakehouse::story::{IngestStory, MergeStory};
-use lakehouse::{Clock, Error, Kind, Lake, Layer, Name, Result};
+use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, Name, Result};
 use tracing::{info, warn};
 
 use crate::bronze::{self, BronzeObject, Contents, FoundFrame};
@@ -50,7 +50,7 @@ pub struct Outcome {
 
 /// Merges bronze objects into the tables of a definition.
 pub struct Merger {
-    definition: Arc<Definition>,
+    definitions: Arc<Definitions>,
     lake: Lake,
     clock: Arc<dyn Clock>,
     settings: Settings,
@@ -58,10 +58,10 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// A merger for the tables of `definition` in `lake`.
-    pub fn new(definition: Arc<Definition>, lake: Lake, clock: Arc<dyn Clock>, settings: Settings) -> Self {
+    /// A merger for the tables of `definitions` in `lake`.
+    pub fn new(definitions: Arc<Definitions>, lake: Lake, clock: Arc<dyn Clock>, settings: Settings) -> Self {
         let session = delta::session(settings.delta_memory_bytes, settings.delta_spill_bytes_max);
-        Self { definition, lake, clock, settings, session }
+        Self { definitions, lake, clock, settings, session }
     }
 
     /// Merges the objects of one table, all in one commit. Objects, frames and rows that were merged before change
@@ -71,7 +71,7 @@ impl Merger {
     /// `NotFound` for an unknown table; `Invalid` if the definition stops the rows (`on_fail = "fail"`, SQL that does
     /// not run); `Unavailable`, `Exhausted` and `Conflict` if it should be called again.
     pub async fn merge(&self, table: &Name, objects: &[BronzeObject]) -> Result<Outcome> {
-        let table = Arc::clone(self.definition.table(table.as_str())?);
+        let table = Arc::clone(self.definitions.now().table(table.as_str())?);
         let contents = self.read(&table, objects).await?;
         let mut attempt = 1;
         loop {

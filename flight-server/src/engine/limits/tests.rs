@@ -5,15 +5,15 @@ use futures::TryStreamExt as _;
 use lakehouse::Kind;
 
 use super::*;
-use crate::engine::explain;
+use crate::engine::{Request, Who, explain};
 use crate::engine::fixture::Fixture;
 
 /// Plans and runs `sql` on a worker thread, with the stack that the server has.
 async fn run(fixture: &Fixture, sql: String) -> Result<Vec<RecordBatch>> {
     let engine = Arc::clone(&fixture.engine);
     let running = tokio::spawn(async move {
-        let plan = engine.plan(&sql, None).await?;
-        engine.execute(plan)?.try_collect().await.map_err(explain)
+        let plan = engine.plan(Request::sql("id", sql)).await?;
+        engine.run(plan, &Who::default()).await?.try_collect().await.map_err(explain)
     });
     running.await.unwrap()
 }

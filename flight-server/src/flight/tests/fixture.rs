@@ -12,7 +12,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
-use lakehouse::{Error, ManualClock, Result};
+use lakehouse::{Error, Kind, ManualClock, NewTable, Result};
 use proto::Receipt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -23,7 +23,8 @@ use tonic_health::server::HealthReporter;
 
 use crate::engine::fixture::Fixture;
 use crate::flight::server::serve;
-use crate::flight::{FlightService, IngestDoor, OpenIngest};
+use crate::flight::{FlightService, IngestDoor, Key, OpenIngest, Parts, Sealer};
+use crate::results::Results;
 
 pub(super) type Client = FlightSqlServiceClient<Channel>;
 
@@ -32,6 +33,7 @@ pub(super) struct TestServer {
     pub(super) lakehouse: Fixture,
     pub(super) door: Arc<FakeDoor>,
     pub(super) clock: Arc<ManualClock>,
+    pub(super) sealer: Arc<Sealer>,
     pub(super) health: HealthReporter,
     pub(super) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -47,8 +49,15 @@ impl TestServer {
         let lakehouse = Fixture::new().await;
         let door = Arc::new(FakeDoor::default());
         let clock = Arc::new(ManualClock::at(1));
-        let service =
-            FlightService::new(Arc::clone(&lakehouse.engine), Arc::clone(&door) as _, Arc::clone(&clock) as _).unwrap();
+        let sealer = Arc::new(Sealer::new(vec![Key::random().unwrap()]).unwrap());
+        let parts = Parts {
+            engine: Arc::clone(&lakehouse.engine),
+            door: Arc::clone(&door) as _,
+            results: Results::new(&lakehouse.lake, Arc::clone(&clock) as _).unwrap(),
+            sealer: Arc::clone(&sealer),
+            clock: Arc::clone(&clock) as _,
+        };
+        let service = FlightService::new(parts).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let health = HealthReporter::new();
@@ -58,7 +67,7 @@ impl TestServer {
             let _ = stopped.await;
         };
         let served = tokio::spawn(serve(listener, service, health.clone(), shutdown, grace));
-        Self { lakehouse, door, clock, health, address, stop: Some(stop), served }
+        Self { lakehouse, door, clock, sealer, health, address, stop: Some(stop), served }
     }
 
     pub(super) async fn channel(&self) -> Channel {
@@ -103,6 +112,14 @@ pub(super) struct FakeDoor {
 /// Table `events` takes everything; `full` keeps its first batch and refuses the second; `shut` keeps nothing.
 #[async_trait]
 impl IngestDoor for FakeDoor {
+    async fn has(&self, table: &str) -> Result<bool> {
+        Ok(["events", "full", "shut"].contains(&table))
+    }
+
+    async fn create(&self, table: NewTable) -> Result<()> {
+        Err(Error::new(Kind::Forbidden, format!("table {:?} may not be made", table.name.as_str())))
+    }
+
     async fn begin(&self, table: &str, _schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>> {
         if !["events", "full", "shut"].contains(&table) {
             return Err(Error::not_found(format!("there is no table {table:?}")));

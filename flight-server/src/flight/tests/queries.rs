@@ -12,9 +12,11 @@ use prost::Message as _;
 use tonic::Code;
 
 use super::fixture::{TestServer, fetch, refused};
+use crate::engine::QueryText;
 use crate::engine::fixture::events;
 use crate::engine::tests::QUERIES;
 use crate::flight::TICKET_LIFETIME;
+use crate::flight::tickets::{Seals, Statement};
 
 fn count(batches: &[RecordBatch]) -> i64 {
     batches[0].column(0).as_primitive::<Int64Type>().value(0)
@@ -146,9 +148,14 @@ async fn tickets_end_and_forged_ones_are_refused() {
 async fn a_prepared_handle_is_fetched_without_a_flight_info_too() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let clock = server.clock.as_ref();
-    let statement = crate::flight::tickets::Statement { sql: "SELECT 7".to_owned(), schema: "gold".to_owned() };
-    let command = CommandPreparedStatementQuery { prepared_statement_handle: statement.encode(clock) };
+    let seals = Seals { sealer: &server.sealer, principal: "anyone", clock: server.clock.as_ref() };
+    let statement = Statement {
+        text: QueryText::Sql("SELECT 7".to_owned()),
+        session: proto::Session::default(),
+        parameters: None,
+        is_update: false,
+    };
+    let command = CommandPreparedStatementQuery { prepared_statement_handle: statement.encode(seals).unwrap() };
     let stream = client.do_get(Ticket::new(command.as_any().encode_to_vec())).await.unwrap();
     let batches: Vec<Result<RecordBatch, FlightError>> = stream.collect().await;
     assert_eq!(count(&[batches.into_iter().next().unwrap().unwrap()]), 7);

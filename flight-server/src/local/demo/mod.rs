@@ -52,6 +52,7 @@ pub async fn run(options: DemoOptions) -> Result<()> {
     let definition = load(&example)?;
     let server = LocalServer::start(definition.clone(), &options.data, &options.listen).await?;
     let address = server.address();
+    let mut asked_to_stop = std::pin::pin!(stop_signal()?);
     announce(&address);
     let shared = server.local().shared();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -67,11 +68,11 @@ pub async fn run(options: DemoOptions) -> Result<()> {
     };
     let shown = tokio::select! {
         shown = shown => shown.map(|()| true),
-        () = stop_signal() => Ok(false),
+        () = asked_to_stop.as_mut() => Ok(false),
     };
     if matches!(shown, Ok(true)) && !options.exit {
         say("serving; Ctrl-C stops");
-        stop_signal().await;
+        asked_to_stop.await;
     }
     // If the server has ended already, its own result below says why.
     let _ = stop.send(());

@@ -103,7 +103,11 @@ impl Progress {
     pub(super) async fn look(&self, shared: &Shared, rows: u64) -> Result<bool> {
         use crate::system::Backlog as _;
 
-        let waiting: u64 = shared.delivered().await?.values().flatten().map(|story| story.rows).sum();
+        let waiting: u64 = {
+            let delivered = shared.delivered().await?;
+            let ingests = delivered.values().flatten().flat_map(|object| &object.ingests);
+            ingests.map(|story| story.rows).sum()
+        };
         let done = shared.done();
         let merged = done.merged_rows - self.delivered_before;
         let elapsed = self.started.elapsed();
@@ -115,7 +119,7 @@ impl Progress {
     /// Waits until all rows are merged, nothing waits, and the models have caught up.
     pub(super) async fn wait_for_gold(&self, shared: &Shared, rows: u64) -> Result<()> {
         let mut last_moved = (Instant::now(), shared.done());
-        let is_idle = || shared.definition.tables.keys().all(|table| shared.queue.pending(table).is_empty());
+        let is_idle = || shared.definitions.now().tables.keys().all(|table| shared.queue.pending(table).is_empty());
         loop {
             let is_merged = self.look(shared, rows).await?;
             let is_caught_up = *shared.gold_caught_up.borrow() >= *shared.silver_changed.borrow();

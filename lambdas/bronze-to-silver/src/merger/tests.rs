@@ -6,6 +6,7 @@ use arrow::datatypes::{Int64Type, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lakehouse::ManualClock;
+use lakehouse::definition::Definition;
 use lakehouse::story::MergeStory;
 use proptest::prelude::*;
 use proto::frame::{Compression, Frame, FrameOrigin};
@@ -47,7 +48,7 @@ impl Lab {
         let definition = Arc::new(Definition::load(folder.path()).unwrap());
         let lake = Lake::in_folder(&folder.path().join("data")).unwrap();
         let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
-        let merger = Merger::new(definition, lake.clone(), clock, Settings::default());
+        let merger = Merger::new(Definitions::fixed(definition), lake.clone(), clock, Settings::default());
         Self { folder, merger, lake, objects: 0 }
     }
 
@@ -324,7 +325,7 @@ async fn a_transform_changes_rows_and_keeps_their_origin() {
     std::fs::write(folder.path().join("lakehouse.toml"), toml).unwrap();
     let definition = Arc::new(Definition::load(folder.path()).unwrap());
     let mut lab = Lab::new(KEYED);
-    lab.merger = Merger::new(definition, lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
+    lab.merger = Merger::new(Definitions::fixed(definition), lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
     let events = [upsert(1, 1, "a"), upsert(2, 1, "b"), upsert(3, 1, "too long")];
     let object = lab.object(&[frame("i", 0, &events)]);
     lab.merge(&[object]).await.unwrap();
@@ -393,7 +394,7 @@ async fn a_value_that_a_transform_would_have_rounded_is_quarantined() {
     std::fs::write(folder.path().join("lakehouse.toml"), toml).unwrap();
     let definition = Arc::new(Definition::load(folder.path()).unwrap());
     let mut lab = Lab::new(KEYED);
-    lab.merger = Merger::new(definition, lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
+    lab.merger = Merger::new(Definitions::fixed(definition), lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
     let object = lab.object(&[frame("i", 0, &[upsert(1, 4, "a"), upsert(2, 5, "b")])]);
     lab.merge(&[object]).await.unwrap();
     assert_eq!(lab.silver().await, BTreeMap::from([(1, row(2, "a"))]));
