@@ -156,8 +156,7 @@ impl Parts {
         let results = Results::new(&lake, Arc::clone(&clock))?;
         tokio::spawn(sweep(Arc::downgrade(&results)));
         let system = Arc::new(system);
-        let engine =
-            Engine::new(Arc::clone(&definitions), lake.clone(), system, Arc::clone(&clock), queries, options)?;
+        let engine = Engine::new(Arc::clone(&definitions), lake.clone(), system, Arc::clone(&clock), queries, options)?;
         let door = Door::new(definitions, lake, stream, Arc::clone(&clock), accepted);
         FlightService::new(flight::Parts {
             engine: Arc::new(engine),

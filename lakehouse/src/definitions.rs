@@ -100,16 +100,14 @@ impl Definitions {
         let Some(lake) = &self.lake else { return Ok(self.now()) };
         let store = lake.object_store()?;
         let unreadable = || format!("can't read the declarations in {}{FOLDER}", lake.root());
-        let mut files: Vec<_> = store
-            .list(Some(&Path::from(FOLDER)))
-            .try_collect()
-            .await
-            .context(Kind::Unavailable, unreadable)?;
+        let mut files: Vec<_> =
+            store.list(Some(&Path::from(FOLDER))).try_collect().await.context(Kind::Unavailable, unreadable)?;
         files.sort_by(|a, b| a.location.cmp(&b.location));
         let known = self.now();
         let mut definition = Definition::clone(&self.declared);
         for file in files {
-            let name = file.location.filename().and_then(|name| name.strip_suffix(".toml")).and_then(|n| Name::new(n).ok());
+            let name =
+                file.location.filename().and_then(|name| name.strip_suffix(".toml")).and_then(|n| Name::new(n).ok());
             let Some(name) = name.filter(|name| !definition.tables.contains_key(name)) else { continue };
             // A declaration never changes once it is there.
             if let Some(table) = known.tables.get(&name) {
@@ -121,8 +119,12 @@ impl Definitions {
             let text = String::from_utf8_lossy(&bytes);
             match Definition::made_table(&text, file.location.as_ref()) {
                 Ok(table) if table.name == name => drop(definition.tables.insert(name, Arc::new(table))),
-                Ok(table) => tracing::warn!(file = %file.location, table = %table.name, "declares another table than its name says; it is left out"),
-                Err(problems) => tracing::warn!(file = %file.location, %problems, "can't be read; its table is left out"),
+                Ok(table) => {
+                    tracing::warn!(file = %file.location, table = %table.name, "declares another table than its name says; it is left out")
+                }
+                Err(problems) => {
+                    tracing::warn!(file = %file.location, %problems, "can't be read; its table is left out")
+                }
             }
         }
         let definition = Arc::new(definition);
@@ -154,13 +156,15 @@ impl Definitions {
         };
         let text = declaration(table)?;
         let path = Path::from(format!("{FOLDER}/{}.toml", table.name));
-        Definition::made_table(&text, path.as_ref())
-            .map_err(|problems| Error::invalid(format!("table {:?} can't be made", table.name.as_str())).because(problems))?;
+        Definition::made_table(&text, path.as_ref()).map_err(|problems| {
+            Error::invalid(format!("table {:?} can't be made", table.name.as_str())).because(problems)
+        })?;
         let store = lake.object_store()?;
         match store.put_opts(&path, text.into(), PutMode::Create.into()).await {
             Ok(_) | Err(StoreError::AlreadyExists { .. }) => self.reload().await,
             Err(error) => {
-                Err(Error::unavailable(format!("can't declare table {:?} in the lake", table.name.as_str())).because(error))
+                Err(Error::unavailable(format!("can't declare table {:?} in the lake", table.name.as_str()))
+                    .because(error))
             }
         }
     }

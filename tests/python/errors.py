@@ -14,6 +14,8 @@ CURES = re.compile(
 )
 INVALID = adbc_driver_manager.AdbcStatusCode.INVALID_ARGUMENT
 NOT_IMPLEMENTED = adbc_driver_manager.AdbcStatusCode.NOT_IMPLEMENTED
+ALREADY_EXISTS = adbc_driver_manager.AdbcStatusCode.ALREADY_EXISTS
+UNAUTHORIZED = adbc_driver_manager.AdbcStatusCode.UNAUTHORIZED
 NOT_FOUND = adbc_driver_manager.AdbcStatusCode.NOT_FOUND
 
 

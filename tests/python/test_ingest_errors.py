@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from errors import INVALID, NOT_FOUND, NOT_IMPLEMENTED, refused
+from errors import ALREADY_EXISTS, INVALID, NOT_FOUND, NOT_IMPLEMENTED, UNAUTHORIZED, refused
 from lab import logs, readings
 
 
@@ -63,10 +63,15 @@ def test_two_columns_of_one_name_are_refused(lab):
         lab.send("readings", twice)
 
 
-@pytest.mark.parametrize("mode", ["create", "replace", "create_append"])
-def test_a_mode_that_would_create_or_replace_a_table_is_refused(lab, mode):
-    with refused("readings", "append", status=NOT_IMPLEMENTED):
+@pytest.mark.parametrize(("mode", "status"), [("create", ALREADY_EXISTS), ("replace", NOT_IMPLEMENTED)])
+def test_a_mode_that_would_make_a_table_anew_is_refused(lab, mode, status):
+    with refused("readings", "append", status=status):
         lab.send("readings", readings({"id": 2}), mode=mode)
+
+
+def test_a_table_is_not_made_unless_the_definition_allows_it(lab):
+    with refused("letters", "allow_create", status=UNAUTHORIZED):
+        lab.send("letters", readings({"id": 2}), mode="create_append")
 
 
 @pytest.mark.parametrize("schema", ["gold", "system", "nowhere"])

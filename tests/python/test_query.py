@@ -111,7 +111,6 @@ def test_a_failing_expression_is_an_error_and_the_connection_stays_usable(lab):
         "CREATE SCHEMA mine",
         "CREATE EXTERNAL TABLE mine STORED AS CSV LOCATION '/etc/passwd'",
         "DROP TABLE silver.readings",
-        "INSERT INTO silver.logs VALUES (9, 'z')",
         "UPDATE silver.logs SET text = 'z'",
         "DELETE FROM silver.logs",
         "COPY (SELECT 1) TO 'mine.csv'",
@@ -119,7 +118,7 @@ def test_a_failing_expression_is_an_error_and_the_connection_stays_usable(lab):
     ids=lambda sql: " ".join(sql.split()[:2]),
 )
 def test_a_statement_that_writes_is_refused(lab, sql):
-    with refused("read-only", status=INVALID):
+    with refused("refused", status=INVALID, cure=False):
         lab.rows(sql)
     assert lab.rows("SELECT count(*) AS n FROM silver.logs") == [{"n": 3}]
 

@@ -26,8 +26,8 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, BinaryOperator, Delete, Expr as SqlExpr, FromTable, Ident, Insert, ObjectName,
-    ObjectNamePart, Statement as SqlStatement, TableFactor, TableObject, TableWithJoins, Update, Value,
-    Visit as _, Visitor,
+    ObjectNamePart, Statement as SqlStatement, TableFactor, TableObject, TableWithJoins, Update, Value, Visit as _,
+    Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -94,7 +94,11 @@ impl Rewritten {
 }
 
 /// The plan of an INSERT of one row of parameters, reading all rows of `values`; `None` if it inserts something else.
-pub(super) fn over_all(plan: &LogicalPlan, parameters: &Parameters, values: &RecordBatch) -> Result<Option<LogicalPlan>> {
+pub(super) fn over_all(
+    plan: &LogicalPlan,
+    parameters: &Parameters,
+    values: &RecordBatch,
+) -> Result<Option<LogicalPlan>> {
     let mut one_row = 0;
     let replaced = plan
         .clone()
@@ -119,7 +123,8 @@ fn from_table(
     values: &RecordBatch,
 ) -> datafusion::error::Result<LogicalPlan> {
     let fields = values.schema_ref().fields().iter().zip(1..);
-    let fields: Vec<Field> = fields.map(|(field, n)| Field::new(format!("${n}"), field.data_type().clone(), true)).collect();
+    let fields: Vec<Field> =
+        fields.map(|(field, n)| Field::new(format!("${n}"), field.data_type().clone(), true)).collect();
     let schema = Arc::new(Schema::new(fields));
     let renamed = RecordBatch::try_new(Arc::clone(&schema), values.columns().to_vec())?;
     let table = MemTable::try_new(schema, vec![vec![renamed]])?;
@@ -368,7 +373,9 @@ fn check_selection(selection: Option<&SqlExpr>, table: &Table, verb: &str) -> Re
                 let fixed = sides.into_iter().filter(|(_, value)| is_fixed(value));
                 named.extend(fixed.filter_map(|(column, _)| column_of(column)));
             }
-            SqlExpr::InList { expr, list, negated: false } if list.iter().all(is_fixed) => named.extend(column_of(expr)),
+            SqlExpr::InList { expr, list, negated: false } if list.iter().all(is_fixed) => {
+                named.extend(column_of(expr))
+            }
             _ => {}
         }
     }
@@ -400,7 +407,9 @@ fn is_fixed(expr: &SqlExpr) -> bool {
 
         fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<()> {
             match expr {
-                SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_) | SqlExpr::Subquery(_) => ControlFlow::Break(()),
+                SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_) | SqlExpr::Subquery(_) => {
+                    ControlFlow::Break(())
+                }
                 _ => ControlFlow::Continue(()),
             }
         }

@@ -19,9 +19,7 @@ use lakehouse::definition::Definition;
 use lakehouse::{Clock, Definitions, Error, Lake, Layer, Name, Result, SystemClock};
 use tempfile::TempDir;
 
-use super::{
-    AdmissionOptions, Engine, EngineOptions, Pinned, Plan, QueryLog, Request, SystemTables, Versions, Who,
-};
+use super::{AdmissionOptions, Engine, EngineOptions, Pinned, Plan, QueryLog, Request, SystemTables, Versions, Who};
 
 const DEFINITION: &str = r#"
 name = "flights"

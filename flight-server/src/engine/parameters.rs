@@ -41,7 +41,9 @@ impl Parameters {
         }
         let last = by_place.keys().next_back().copied().unwrap_or_default();
         if last > PARAMETERS_MAX {
-            return Err(Error::exhausted(format!("the statement names parameter ${last}; the most is {PARAMETERS_MAX}")));
+            return Err(Error::exhausted(format!(
+                "the statement names parameter ${last}; the most is {PARAMETERS_MAX}"
+            )));
         }
         // A place that is not used takes any value.
         Ok(Self((1..=last).map(|place| by_place.remove(&place).unwrap_or(DataType::Utf8)).collect()))
@@ -53,9 +55,8 @@ impl Parameters {
 
     /// As a client is told: a column each, called by its place.
     pub(super) fn schema(&self) -> SchemaRef {
-        let fields = self.0.iter().zip(1..).map(|(data_type, place)| {
-            Field::new(format!("${place}"), data_type.clone(), true)
-        });
+        let fields =
+            self.0.iter().zip(1..).map(|(data_type, place)| Field::new(format!("${place}"), data_type.clone(), true));
         plain_schema(&Schema::new(fields.collect::<Vec<_>>()))
     }
 

@@ -325,9 +325,7 @@ fn reading(statement: &Statement) -> Result<&'static str> {
         other => return Err(refused(&other.to_string())),
     };
     match inner {
-        SqlStatement::Explain { statement, .. } => {
-            reading(&Statement::Statement(statement.clone())).map(|_| "explain")
-        }
+        SqlStatement::Explain { statement, .. } => reading(&Statement::Statement(statement.clone())).map(|_| "explain"),
         SqlStatement::Query(_) => Ok("select"),
         SqlStatement::ExplainTable { .. } => Ok("describe"),
         SqlStatement::ShowTables { .. }

@@ -33,9 +33,8 @@ pub(super) fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<Rec
 /// Bytes in memory of a batch's rows, whatever else its buffers hold.
 pub fn batch_bytes(batch: &RecordBatch) -> usize {
     // A type that can't say is taken by its buffers.
-    let column = |column: &ArrayRef| {
-        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
-    };
+    let column =
+        |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
     batch.columns().iter().map(column).sum()
 }
 

@@ -130,8 +130,10 @@ fn parameters(tokens: &[Placed], sql: &str) -> Result<Vec<Edit>> {
     let mut is_numbered = false;
     for Placed { token, start, .. } in tokens {
         match token {
+            Token::Placeholder(text) if !text.starts_with('?') => is_numbered = true,
             // The dialect knows operators that begin with a question mark; the engine has none of them.
-            Token::Question
+            Token::Placeholder(_)
+            | Token::Question
             | Token::QuestionAnd
             | Token::QuestionPipe
             | Token::QuestionMarkDash
@@ -150,7 +152,6 @@ fn parameters(tokens: &[Placed], sql: &str) -> Result<Vec<Edit>> {
                 };
                 edits.push(Edit { start, end, by });
             }
-            Token::Placeholder(_) => is_numbered = true,
             _ => {}
         }
     }

@@ -156,7 +156,9 @@ fn renew(service: &SqlService, asked: RenewFlightEndpointRequest, caller: &Calle
     let mut endpoint = asked.endpoint.unwrap_or_default();
     let ticket = endpoint.ticket.take().unwrap_or_default().ticket;
     let Some(handle) = statement_handle(&ticket) else {
-        return Err(status(Error::invalid("the endpoint's ticket does not end, or is none; only queries' are renewed")));
+        return Err(status(Error::invalid(
+            "the endpoint's ticket does not end, or is none; only queries' are renewed",
+        )));
     };
     let seals = service.seals(&caller.principal);
     let renewed = match ResultPart::decode(&handle, seals).map_err(status)? {

@@ -222,7 +222,8 @@ async fn make_table(
         let names = command.options.get(option).into_iter().flat_map(|names| names.split(','));
         names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect::<Vec<_>>()
     };
-    let marked = schema.fields().iter().filter(|field| field.metadata().get(KEY_METADATA).is_some_and(|it| it == "true"));
+    let marked =
+        schema.fields().iter().filter(|field| field.metadata().get(KEY_METADATA).is_some_and(|it| it == "true"));
     let primary_key = match listed(PRIMARY_KEY) {
         listed if listed.is_empty() => marked.map(|field| field.name().clone()).collect(),
         listed => listed,

@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::GetCatalogsBuilder;
 use arrow_flight::sql::{
-    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
-    CommandGetTableTypes, CommandGetTables,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetTableTypes, CommandGetTables,
 };
 use lakehouse::definition::Definition;
 
@@ -118,13 +118,19 @@ pub(super) fn primary_keys(query: &CommandGetPrimaryKeys, definition: &Definitio
 }
 
 /// The keys of other tables that point to a table's primary key.
-pub(super) fn exported_keys(query: &CommandGetExportedKeys, definition: &Definition) -> Result<RecordBatch, FlightError> {
+pub(super) fn exported_keys(
+    query: &CommandGetExportedKeys,
+    definition: &Definition,
+) -> Result<RecordBatch, FlightError> {
     let wanted = Wanted::new(query.catalog.as_deref(), query.db_schema.as_deref(), &query.table);
     foreign_keys(definition, |referenced, _| wanted.is(definition, referenced), Order::Referencing)
 }
 
 /// The primary keys that a table's columns point to.
-pub(super) fn imported_keys(query: &CommandGetImportedKeys, definition: &Definition) -> Result<RecordBatch, FlightError> {
+pub(super) fn imported_keys(
+    query: &CommandGetImportedKeys,
+    definition: &Definition,
+) -> Result<RecordBatch, FlightError> {
     let wanted = Wanted::new(query.catalog.as_deref(), query.db_schema.as_deref(), &query.table);
     foreign_keys(definition, |_, referencing| wanted.is(definition, referencing), Order::Referenced)
 }

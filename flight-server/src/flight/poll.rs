@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::{Any, Command, ProstMessageExt as _, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, Ticket};
 use futures::FutureExt as _;
@@ -20,6 +21,7 @@ use super::session::{self, Caller};
 use super::statements::{self, Asked, timestamp};
 use super::status::{status, unencodable};
 use super::tickets::{Polled, ResultPart};
+use super::transport::select_all;
 use crate::engine::Who;
 use crate::results::{State, Status as Progress};
 
@@ -58,6 +60,10 @@ fn asked(
     metadata: &MetadataMap,
     caller: &Caller,
 ) -> Result<Option<Asked>, Status> {
+    if descriptor.r#type() == DescriptorType::Path {
+        let text = service::sql(select_all(&descriptor.path)?);
+        return service.asked(text, None, metadata, caller).map(Some);
+    }
     let command = Any::decode(descriptor.cmd.as_ref()).ok().and_then(|any| Command::try_from(any).ok());
     match command {
         Some(Command::CommandStatementQuery(query)) => {
@@ -91,7 +97,8 @@ async fn start(
     }
     let polled = Polled { query_id: plan.id().to_owned(), compression };
     let (schema, is_ordered) = (Arc::clone(plan.schema()), plan.is_ordered());
-    let announced = service.results.announce(&polled.query_id, &who.principal, &schema, is_ordered).await.map_err(status)?;
+    let announced =
+        service.results.announce(&polled.query_id, &who.principal, &schema, is_ordered).await.map_err(status)?;
     let (results, engine, id) = (Arc::clone(&service.results), Arc::clone(&service.engine), polled.query_id.clone());
     let first = announced.clone();
     tokio::spawn(async move {
@@ -154,7 +161,8 @@ fn answer(
     }
     let (handle, expires_at_us) = polled.encode(seals).map_err(status)?;
     let next = FlightDescriptor::new_cmd(handle);
-    let poll = PollInfo::new().with_info(info).with_descriptor(next).try_with_progress(now.progress).map_err(unencodable)?;
+    let poll =
+        PollInfo::new().with_info(info).with_descriptor(next).try_with_progress(now.progress).map_err(unencodable)?;
     Ok(Response::new(poll.with_expiration_time(timestamp(expires_at_us))))
 }
 

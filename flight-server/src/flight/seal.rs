@@ -59,7 +59,9 @@ impl Key {
         let bytes = from_hex(text).or_else(|| STANDARD.decode(text).ok());
         let secret: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
         secret.map(Self::new).ok_or_else(|| {
-            Error::invalid("the key must be 64 hexadecimal digits or 32 bytes in base64; make one: openssl rand -hex 32")
+            Error::invalid(
+                "the key must be 64 hexadecimal digits or 32 bytes in base64; make one: openssl rand -hex 32",
+            )
         })
     }
 
@@ -101,7 +103,8 @@ impl Key {
     /// `Invalid` if the file holds no key, `Unavailable` if it can't be read.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).context(Kind::Unavailable, || format!("can't read the key in {shown}"))?;
+        let text =
+            std::fs::read_to_string(path).context(Kind::Unavailable, || format!("can't read the key in {shown}"))?;
         Self::parse(&text).map_err(|error| Error::invalid(format!("{shown}: {error}")))
     }
 

@@ -13,11 +13,11 @@ use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
 use arrow_flight::sql::server::FlightSqlService;
 use arrow_flight::sql::{
     ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
-    ActionBeginTransactionResult, ActionClosePreparedStatementRequest, ActionEndSavepointRequest, ActionEndTransactionRequest, Any, Command,
-    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
-    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
-    CommandPreparedStatementQuery, CommandStatementQuery, CommandStatementSubstraitPlan, ProstMessageExt, SqlInfo,
-    SubstraitPlan, TicketStatementQuery,
+    ActionBeginTransactionResult, ActionClosePreparedStatementRequest, ActionEndSavepointRequest,
+    ActionEndTransactionRequest, Any, Command, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas,
+    CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes,
+    CommandGetTables, CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandStatementQuery,
+    CommandStatementSubstraitPlan, ProstMessageExt, SqlInfo, SubstraitPlan, TicketStatementQuery,
 };
 use arrow_flight::{Action, CancelStatus, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
 use async_trait::async_trait;
@@ -97,7 +97,12 @@ impl SqlService {
     }
 
     /// A statement that was prepared.
-    pub(super) fn asked_prepared(&self, handle: &[u8], metadata: &MetadataMap, caller: &Caller) -> Result<Asked, Status> {
+    pub(super) fn asked_prepared(
+        &self,
+        handle: &[u8],
+        metadata: &MetadataMap,
+        caller: &Caller,
+    ) -> Result<Asked, Status> {
         let statement = Statement::decode(handle, self.seals(&caller.principal));
         Ok(Asked { statement: statement.map_err(status)?, ingest_id: ingest::ingest_id(metadata)? })
     }

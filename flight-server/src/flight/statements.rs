@@ -94,8 +94,7 @@ pub(super) fn describe_planned(
 
 /// The endpoint for a planned query: any server, until the ticket ends.
 fn endpoint(service: &SqlService, query: &PlannedQuery, who: &Who) -> Result<FlightEndpoint, Status> {
-    let (handle, expires_at_us) =
-        query.encode(service.seals(&who.principal)).map_err(status)?;
+    let (handle, expires_at_us) = query.encode(service.seals(&who.principal)).map_err(status)?;
     let ticket = TicketStatementQuery { statement_handle: handle };
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
     Ok(endpoint.with_expiration_time(timestamp(expires_at_us)))
@@ -125,7 +124,11 @@ pub(super) async fn fetch(service: &SqlService, handle: &[u8], who: &Who) -> Res
 }
 
 /// Runs a statement on the newest versions, without a ticket.
-pub(super) async fn fetch_newest(service: &SqlService, asked: Asked, who: &Who) -> Result<Response<DataStream>, Status> {
+pub(super) async fn fetch_newest(
+    service: &SqlService,
+    asked: Asked,
+    who: &Who,
+) -> Result<Response<DataStream>, Status> {
     let compression = asked.statement.session.compression.clone();
     let (plan, query) = planned(service, asked).await?;
     if plan.change().is_some() {
@@ -153,18 +156,14 @@ pub(super) fn send(batch: RecordBatch) -> Response<DataStream> {
     Response::new(encoder.map_err(unencodable).boxed())
 }
 
-async fn run(
-    service: &SqlService,
-    plan: Plan,
-    compression: &str,
-    who: &Who,
-) -> Result<Response<DataStream>, Status> {
+async fn run(service: &SqlService, plan: Plan, compression: &str, who: &Who) -> Result<Response<DataStream>, Status> {
     let id = plan.id().to_owned();
     let batches = service.engine.run(plan, who).await.map_err(status)?;
     let messages = encode(batches, compression, KEEP_ALIVE_INTERVAL)?;
     // A cancel may have reached another server; this one learns of it from the lake.
     let mut listening = JoinSet::new();
-    let (results, engine, principal) = (Arc::clone(&service.results), Arc::clone(&service.engine), who.principal.clone());
+    let (results, engine, principal) =
+        (Arc::clone(&service.results), Arc::clone(&service.engine), who.principal.clone());
     listening.spawn(async move {
         results.cancelled(&id).await;
         engine.cancel(&id, &principal);
@@ -187,11 +186,7 @@ impl Stream for Listening {
 }
 
 /// The messages of a result: its schema, its batches in pieces that fit gRPC, and signs of life in between.
-fn encode(
-    batches: SendableRecordBatchStream,
-    compression: &str,
-    keep_alive: Duration,
-) -> Result<DataStream, Status> {
+fn encode(batches: SendableRecordBatchStream, compression: &str, keep_alive: Duration) -> Result<DataStream, Status> {
     let schema = batches.schema();
     let sign_of_life = empty_batch(&schema)?;
     // An operator that panics must not take the connection, and with it other queries, along.

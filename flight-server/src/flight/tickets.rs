@@ -115,8 +115,7 @@ impl PlannedQuery {
             query_handle::Text::Sql(sql) => QueryText::Sql(sql),
             query_handle::Text::Substrait(plan) => QueryText::Substrait(plan.into()),
         };
-        let slice =
-            Slice { index: handle.slice_index, count: handle.slice_count, fingerprint: handle.fingerprint };
+        let slice = Slice { index: handle.slice_index, count: handle.slice_count, fingerprint: handle.fingerprint };
         let versions = handle.delta_versions.into_iter().map(|(name, version)| (name, version.cast_unsigned()));
         let pinned = Pinned {
             versions: versions.collect(),
@@ -286,11 +285,8 @@ mod tests {
 
     fn values() -> RecordBatch {
         let text: StringArray = vec![Some("a"), None].into();
-        RecordBatch::try_from_iter([
-            ("$1", Arc::new(Int64Array::from(vec![1, 2])) as _),
-            ("$2", Arc::new(text) as _),
-        ])
-        .unwrap()
+        RecordBatch::try_from_iter([("$1", Arc::new(Int64Array::from(vec![1, 2])) as _), ("$2", Arc::new(text) as _)])
+            .unwrap()
     }
 
     fn query(planned_at_us: i64) -> PlannedQuery {

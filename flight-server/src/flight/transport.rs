@@ -167,7 +167,7 @@ fn flight(schema_name: &str, name: &str, schema: &Schema) -> Result<FlightInfo, 
 }
 
 /// The query for the table that a path names.
-fn select_all(path: &[String]) -> Result<String, Status> {
+pub(super) fn select_all(path: &[String]) -> Result<String, Status> {
     let quoted = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
     match path.len() {
         1..=3 => Ok(format!("SELECT * FROM {}", quoted.collect::<Vec<_>>().join("."))),

@@ -179,7 +179,8 @@ impl Results {
     /// `Unavailable` if the lake can't be written.
     pub async fn mark_cancelled(&self, query_id: &str) -> Result<()> {
         let put = self.store.put(&place(query_id, "cancelled")?, Bytes::new().into()).await;
-        put.map(drop).map_err(|error| Error::unavailable("the cancel can't be told to the other servers").because(error))
+        put.map(drop)
+            .map_err(|error| Error::unavailable("the cancel can't be told to the other servers").because(error))
     }
 
     /// Completes when a query is told to stop, never otherwise. It looks at once, and then again and again.
@@ -236,6 +237,10 @@ fn micros(duration: Duration) -> i64 {
 fn schema_text(schema: &Schema) -> Result<String> {
     let unwritable = || "the result's schema can't be written".to_owned();
     let mut bytes = Vec::new();
-    arrow::ipc::writer::StreamWriter::try_new(&mut bytes, schema).context(Kind::Internal, unwritable)?;
+    let mut writer =
+        arrow::ipc::writer::StreamWriter::try_new(&mut bytes, schema).context(Kind::Internal, unwritable)?;
+    // Without an end, a decoder waits for more before it believes the schema.
+    writer.finish().context(Kind::Internal, unwritable)?;
+    drop(writer);
     Ok(STANDARD.encode(bytes))
 }

@@ -19,7 +19,13 @@ impl Results {
     ///
     /// # Errors
     /// `Unavailable` if the lake can't be written.
-    pub async fn announce(&self, query_id: &str, principal: &str, schema: &SchemaRef, is_ordered: bool) -> Result<Status> {
+    pub async fn announce(
+        &self,
+        query_id: &str,
+        principal: &str,
+        schema: &SchemaRef,
+        is_ordered: bool,
+    ) -> Result<Status> {
         let status = Status {
             state: State::Running,
             progress: 0.0,

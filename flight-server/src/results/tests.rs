@@ -117,7 +117,8 @@ async fn what_is_too_old_is_removed_and_nothing_else() {
     bench.results.mark_cancelled(QUERY).await.unwrap();
     assert_eq!(bench.results.sweep().await.unwrap(), 0);
     // Files have the time of the machine, not that of the clock.
-    let now_us = chrono::DateTime::<chrono::Utc>::from(std::fs::metadata(bench.folder.path()).unwrap().modified().unwrap());
+    let now_us =
+        chrono::DateTime::<chrono::Utc>::from(std::fs::metadata(bench.folder.path()).unwrap().modified().unwrap());
     bench.clock.advance_us(now_us.timestamp_micros() + micros(RESULT_LIFETIME) + 60_000_000);
     assert_eq!(bench.results.sweep().await.unwrap(), 3, "status, part, marker");
 }

@@ -6,8 +6,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use lakehouse::{Layer, Result};
 
-use super::{Delivered, System};
 use super::rows::{self, Values, count, instant, number, text, time};
+use super::{Delivered, System};
 
 pub(super) fn schema() -> SchemaRef {
     rows::schema(vec![

@@ -99,12 +99,10 @@ async fn open_row(
 /// When the oldest rows that are kept and not in silver were accepted, by table.
 async fn oldest_unmerged(system: &System) -> Result<BTreeMap<Name, i64>> {
     let delivered = system.backlog.delivered().await?;
-    let oldest = delivered
-        .into_iter()
-        .filter_map(|(table, objects)| {
-            let ingests = objects.iter().flat_map(|object| &object.ingests);
-            ingests.map(|story| story.accepted_at_us).min().map(|at| (table, at))
-        });
+    let oldest = delivered.into_iter().filter_map(|(table, objects)| {
+        let ingests = objects.iter().flat_map(|object| &object.ingests);
+        ingests.map(|story| story.accepted_at_us).min().map(|at| (table, at))
+    });
     Ok(oldest.collect())
 }
 

@@ -21,7 +21,8 @@ pub(super) fn read(section: &Section, declared: &[Declared], report: &mut Report
             key.say(&key.span, format!("it has no {name}; say which columns point to which table"), report);
         }
         let columns = table::column_list(&key, "columns", report);
-        let columns = columns.into_iter().map(|name| table::resolved(&key, "columns", name, declared, report).into_inner());
+        let columns =
+            columns.into_iter().map(|name| table::resolved(&key, "columns", name, declared, report).into_inner());
         let columns: Vec<String> = columns.collect();
         let references = key.text("references", report)?;
         let references = report.name("table", references.get_ref(), &references.span())?;

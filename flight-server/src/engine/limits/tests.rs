@@ -5,8 +5,8 @@ use futures::TryStreamExt as _;
 use lakehouse::Kind;
 
 use super::*;
-use crate::engine::{Request, Who, explain};
 use crate::engine::fixture::Fixture;
+use crate::engine::{Request, Who, explain};
 
 /// Plans and runs `sql` on a worker thread, with the stack that the server has.
 async fn run(fixture: &Fixture, sql: String) -> Result<Vec<RecordBatch>> {

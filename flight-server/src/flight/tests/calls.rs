@@ -171,7 +171,12 @@ async fn a_handshake_succeeds_with_and_without_a_user() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     client.handshake("someone", "secret").await.unwrap();
-    assert_eq!(client.token().map(String::as_str), Some("anyone"));
+    assert!(client.token().unwrap().starts_with("mallard."), "no token of ours");
+    let known = client.execute("SELECT 1".to_owned(), None).await;
+    known.unwrap();
+    client.set_token("mallard.forged".to_owned());
+    let forged = client.execute("SELECT 1".to_owned(), None).await.unwrap_err().to_string();
+    assert!(forged.contains("connect again"), "{forged}");
     let hello = futures::stream::iter([arrow_flight::HandshakeRequest::default()]);
     let mut plain = server.client().await;
     let response = plain.inner_mut().handshake(hello).await.unwrap();
@@ -190,12 +195,12 @@ async fn transactions_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn the_default_schema_can_be_set_by_cookie() {
+async fn the_default_schema_can_be_set_by_header() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    client.set_header("cookie", "mallard_schema=silver");
+    client.set_header("mallard-schema", "silver");
     let info = client.execute("SELECT count(*) FROM events".to_owned(), None).await.unwrap();
-    client.set_header("cookie", "");
+    client.set_header("mallard-schema", "gold");
     fetch(&mut client, &info).await.unwrap();
 }
 
@@ -214,11 +219,41 @@ async fn the_actions_that_are_listed_are_there_and_others_say_what_to_do() {
         assert!(listed.iter().any(|known| known == name), "{listed:?}");
         assert_eq!(status_of_action(&mut client, name).await.unwrap(), 1);
     }
-    for name in ["CancelFlightInfo", "RenewFlightEndpoint", "Nonsense"] {
+    assert_eq!(status_of_action(&mut client, "CancelFlightInfo").await.unwrap(), 1);
+    for (name, code) in [("RenewFlightEndpoint", Code::InvalidArgument), ("Nonsense", Code::Unimplemented)] {
         let status = status_of_action(&mut client, name).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unimplemented, "{name}");
+        assert_eq!(status.code(), code, "{name}");
         assert!(!status.message().is_empty());
     }
+}
+
+#[tokio::test]
+async fn tables_are_flights_and_a_query_can_be_polled() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let flights = client.inner_mut().list_flights(Criteria { expression: "silver.e".into() }).await.unwrap();
+    let flights: Vec<_> = flights.into_inner().try_collect().await.unwrap();
+    let path = flights[0].flight_descriptor.clone().unwrap();
+    assert_eq!((flights.len(), path.path.as_slice()), (1, &["silver".to_owned(), "events".to_owned()][..]));
+    let mut descriptor = path.clone();
+    let polled = loop {
+        let polled = client.inner_mut().poll_flight_info(descriptor).await.unwrap().into_inner();
+        match polled.flight_descriptor {
+            Some(next) => descriptor = next,
+            None => break polled,
+        }
+    };
+    assert_eq!(polled.progress, Some(1.0));
+    let info = polled.info.unwrap();
+    assert_eq!(info.total_records, 6);
+    let rows = fetch(&mut client, &info).await.unwrap();
+    assert_eq!(rows.iter().map(|rows| rows.num_rows()).sum::<usize>(), 6);
+    let direct = client.inner_mut().get_flight_info(path).await.unwrap().into_inner();
+    assert_eq!(fetch(&mut client, &direct).await.unwrap(), rows);
+
+    let substrait = CommandStatementSubstraitPlan::default().as_any().encode_to_vec();
+    let status = client.inner_mut().get_flight_info(FlightDescriptor::new_cmd(substrait)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
 }
 
 #[tokio::test]
@@ -226,14 +261,7 @@ async fn what_is_not_there_is_unimplemented_and_says_so() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let flight = client.inner_mut();
-    let path = FlightDescriptor::new_path(vec!["events".to_owned()]);
-    let substrait = CommandStatementSubstraitPlan::default().as_any().encode_to_vec();
     let refusals = [
-        flight.list_flights(Criteria::default()).await.map(|_| ()).unwrap_err(),
-        flight.poll_flight_info(path.clone()).await.map(|_| ()).unwrap_err(),
-        flight.get_flight_info(path.clone()).await.map(|_| ()).unwrap_err(),
-        flight.get_schema(path).await.map(|_| ()).unwrap_err(),
-        flight.get_flight_info(FlightDescriptor::new_cmd(substrait)).await.map(|_| ()).unwrap_err(),
         flight.get_flight_info(FlightDescriptor::new_cmd("")).await.map(|_| ()).unwrap_err(),
         flight.do_exchange(Request::new(futures::stream::empty())).await.map(|_| ()).unwrap_err(),
     ];

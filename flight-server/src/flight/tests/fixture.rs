@@ -49,7 +49,7 @@ impl TestServer {
         let lakehouse = Fixture::new().await;
         let door = Arc::new(FakeDoor::default());
         let clock = Arc::new(ManualClock::at(1));
-        let sealer = Arc::new(Sealer::new(vec![Key::random().unwrap()]).unwrap());
+        let sealer = Arc::new(Sealer::new(vec![Key::parse(&"5a".repeat(32)).unwrap()]).unwrap());
         let parts = Parts {
             engine: Arc::clone(&lakehouse.engine),
             door: Arc::clone(&door) as _,

@@ -148,9 +148,13 @@ async fn only_appending_to_silver_is_possible() {
     use TableNotExistOption as Missing;
     let options = [("shards".to_owned(), "2".to_owned())].into();
     let cases = [
-        (with_mode(Missing::Create, Exists::Fail), Code::Unimplemented, "mode create is refused"),
+        (with_mode(Missing::Create, Exists::Fail), Code::AlreadyExists, "is there already"),
+        (
+            CommandStatementIngest { table: "nosuch".to_owned(), ..with_mode(Missing::Create, Exists::Append) },
+            Code::PermissionDenied,
+            "may not be made",
+        ),
         (with_mode(Missing::Create, Exists::Replace), Code::Unimplemented, "mode replace is refused"),
-        (with_mode(Missing::Create, Exists::Append), Code::Unimplemented, "mode create_append is refused"),
         (with_mode(Missing::Unspecified, Exists::Unspecified), Code::InvalidArgument, "mode is not said"),
         (CommandStatementIngest { temporary: true, ..append_to("events") }, Code::Unimplemented, "temporary"),
         (
@@ -184,7 +188,7 @@ async fn other_puts_are_refused_with_the_way_in() {
     let mut client = server.client().await;
     let update = CommandStatementUpdate { query: "DELETE FROM x".to_owned(), transaction_id: None };
     let status = put(&mut client, messages(&update, vec![]).await, None).await.map(|_| ()).unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.code(), Code::NotFound);
     let path = FlightData::new().with_descriptor(FlightDescriptor::new_path(vec!["events".to_owned()]));
     let status = put(&mut client, vec![path], None).await.map(|_| ()).unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);

@@ -325,7 +325,12 @@ async fn a_transform_changes_rows_and_keeps_their_origin() {
     std::fs::write(folder.path().join("lakehouse.toml"), toml).unwrap();
     let definition = Arc::new(Definition::load(folder.path()).unwrap());
     let mut lab = Lab::new(KEYED);
-    lab.merger = Merger::new(Definitions::fixed(definition), lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
+    lab.merger = Merger::new(
+        Definitions::fixed(definition),
+        lab.lake.clone(),
+        Arc::new(ManualClock::at(1)),
+        Settings::default(),
+    );
     let events = [upsert(1, 1, "a"), upsert(2, 1, "b"), upsert(3, 1, "too long")];
     let object = lab.object(&[frame("i", 0, &events)]);
     lab.merge(&[object]).await.unwrap();
@@ -394,7 +399,12 @@ async fn a_value_that_a_transform_would_have_rounded_is_quarantined() {
     std::fs::write(folder.path().join("lakehouse.toml"), toml).unwrap();
     let definition = Arc::new(Definition::load(folder.path()).unwrap());
     let mut lab = Lab::new(KEYED);
-    lab.merger = Merger::new(Definitions::fixed(definition), lab.lake.clone(), Arc::new(ManualClock::at(1)), Settings::default());
+    lab.merger = Merger::new(
+        Definitions::fixed(definition),
+        lab.lake.clone(),
+        Arc::new(ManualClock::at(1)),
+        Settings::default(),
+    );
     let object = lab.object(&[frame("i", 0, &[upsert(1, 4, "a"), upsert(2, 5, "b")])]);
     lab.merge(&[object]).await.unwrap();
     assert_eq!(lab.silver().await, BTreeMap::from([(1, row(2, "a"))]));
