@@ -4,7 +4,7 @@ export MALLARD_CACHE ?= $(HOME)/.cache/mallard
 export CARGO_TARGET_DIR ?= $(MALLARD_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-deep lint fmt bench clean-demo
+.PHONY: help demo build test test-deep conformance lint fmt bench clean-demo
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,11 +15,14 @@ demo: build ## a lakehouse on real data, served until Ctrl-C (ARGS="--listen 127
 build: ## the binaries, into target/release
 	@scripts/build
 
-test: ## all tests: Rust, Python (ADBC) and Java (JDBC) clients
+test: ## all tests: Rust, and clients in Python, Java (JDBC) and Go
 	@scripts/test
 
-test-deep: ## the same with many more property test cases
-	@PROPTEST_CASES=$${PROPTEST_CASES:-5000} scripts/test
+test-deep: ## the same with many more property test cases, seeds and queries
+	@MALLARD_DEEP=1 PROPTEST_CASES=$${PROPTEST_CASES:-5000} scripts/test
+
+conformance: ## docs/conformance.md, from the tests of all clients
+	@MALLARD_WRITE_CONFORMANCE=1 scripts/test python jdbc go
 
 lint: ## format, clippy, licences and banned crates
 	@scripts/lint

@@ -138,12 +138,12 @@ impl Definitions {
         Ok(self.now())
     }
 
-    /// Makes a table; if another ingest was quicker, gives that one's.
+    /// Makes a table. Whether it was made: another ingest may have been quicker.
     ///
     /// # Errors
     /// `Forbidden` if the definition does not allow it, `Invalid` if a column can't be stored or a rule names none,
     /// `Unavailable` if the lake can't be written.
-    pub async fn create(&self, table: &NewTable) -> Result<Arc<Definition>> {
+    pub async fn create(&self, table: &NewTable) -> Result<bool> {
         let Some(lake) = &self.lake else {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -160,13 +160,16 @@ impl Definitions {
             Error::invalid(format!("table {:?} can't be made", table.name.as_str())).because(problems)
         })?;
         let store = lake.object_store()?;
-        match store.put_opts(&path, text.into(), PutMode::Create.into()).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => self.reload().await,
+        let was_made = match store.put_opts(&path, text.into(), PutMode::Create.into()).await {
+            Ok(_) => true,
+            Err(StoreError::AlreadyExists { .. }) => false,
             Err(error) => {
-                Err(Error::unavailable(format!("can't declare table {:?} in the lake", table.name.as_str()))
-                    .because(error))
+                return Err(Error::unavailable(format!("can't declare table {:?} in the lake", table.name.as_str()))
+                    .because(error));
             }
-        }
+        };
+        self.reload().await?;
+        Ok(was_made)
     }
 }
 
@@ -233,14 +236,15 @@ mod tests {
             Definitions::open(definition, lake).await.unwrap(),
         );
         let mut watched = one.watch();
-        let made = one.create(&new_table("orders", &["id"])).await.unwrap();
+        assert!(one.create(&new_table("orders", &["id"])).await.unwrap());
+        let made = one.now();
         assert_eq!(made.table("orders").unwrap().primary_key, ["id"]);
         assert_eq!(made.table("orders").unwrap().columns[1].name, "odd \"name\"");
         assert!(watched.has_changed().unwrap());
         watched.mark_unchanged();
         // The second server comes too late, and with another key: the table is as the first one made it.
-        let late = other.create(&new_table("orders", &[])).await.unwrap();
-        assert_eq!(late.table("orders").unwrap().primary_key, ["id"]);
+        assert!(!other.create(&new_table("orders", &[])).await.unwrap());
+        assert_eq!(other.now().table("orders").unwrap().primary_key, ["id"]);
         assert!(other.now().tables.contains_key("declared"));
     }
 

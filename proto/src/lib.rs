@@ -14,6 +14,9 @@ pub use generated::{
     prepared_handle, query_handle,
 };
 
+/// The descriptors of the Flight service, for gRPC reflection: an encoded `google.protobuf.FileDescriptorSet`.
+pub const FLIGHT_DESCRIPTORS: &[u8] = include_bytes!("generated/flight.descriptors");
+
 mod generated {
     include!("generated/mallard.v1.rs");
 }

@@ -1,14 +1,21 @@
-"""Fixtures: servers over the example and over the lab definition, and names that no other test uses."""
+"""Fixtures: servers over the example and over the lab definition, and names that no other test uses.
+
+A test with the marker `feature("…")` reports to the conformance matrix, for the client that its module's CLIENT names.
+"""
 
 import itertools
+import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from lab import write_definition
 from mallard import EXAMPLE, Server
 
+FEATURES = Path(__file__).parents[1] / "conformance" / "features.txt"
 IDS_PER_TEST = 1000
 _numbers = itertools.count(1)
 
@@ -60,3 +67,32 @@ class Own:
 def own():
     number = next(_numbers)
     return Own(f"sensor-{number}", number * IDS_PER_TEST)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "feature(*names): what the test shows, as tests/conformance/features.txt has it")
+
+
+def features_of(item):
+    return [name for mark in item.iter_markers("feature") for name in mark.args]
+
+
+def pytest_collection_modifyitems(items):
+    known = set(FEATURES.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if unknown := set(features_of(item)) - known:
+            raise pytest.UsageError(f"{item.nodeid}: {FEATURES.name} does not have {sorted(unknown)}")
+        if features_of(item) and not hasattr(item.module, "CLIENT"):
+            raise pytest.UsageError(f"{item.nodeid}: its module has no CLIENT")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    folder = os.environ.get("MALLARD_CONFORMANCE")
+    if folder and (report.when == "call" or report.failed):
+        with open(Path(folder) / "python.jsonl", "a", encoding="utf-8") as file:
+            for feature in features_of(item):
+                entry = {"client": item.module.CLIENT, "feature": feature, "test": item.nodeid, "passed": report.passed}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return report

@@ -9,6 +9,8 @@ import pytest
 from lab import LOGS, NOON, logs, readings
 from mallard import wait_for
 
+CLIENT = "ADBC, Python"
+
 
 def stored(lab, own, columns="id, seq, value"):
     return lab.rows(f"SELECT {columns} FROM silver.readings WHERE {own.where()} ORDER BY id")
@@ -19,6 +21,7 @@ def gold_total(lab, own):
     return rows[0] if rows else None
 
 
+@pytest.mark.feature("bulk ingest: append", "scalar types", "NULLs")
 def test_an_appended_table_comes_back_with_its_values_and_types(lab, own):
     sent = readings(
         {"id": own.id(1), "sensor": own.sensor, "value": 1.5},
@@ -32,6 +35,7 @@ def test_an_appended_table_comes_back_with_its_values_and_types(lab, own):
     assert got.to_pylist() == want.to_pylist()
 
 
+@pytest.mark.feature("queries")
 def test_a_data_frame_comes_back_too(lab, own):
     lab.ingest("readings", readings({"id": own.id(1), "sensor": own.sensor, "value": 2.5}))
     with closing(lab.connect()) as connection, connection.cursor() as cursor:
@@ -42,6 +46,7 @@ def test_a_data_frame_comes_back_too(lab, own):
     assert frame["at"].dt.to_pydatetime().tolist() == [NOON]
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_an_ingest_without_an_id_gets_one_from_the_server(lab):
     before = {row["ingest_id"] for row in lab.rows("SELECT ingest_id FROM system.ingests")}
     assert lab.send("logs", logs("whose id is this")) == 1
@@ -57,6 +62,7 @@ def test_an_ingest_without_an_id_gets_one_from_the_server(lab):
     assert rows[0]["ingest_id"]
 
 
+@pytest.mark.feature("bulk ingest: append")
 @pytest.mark.parametrize("schema", [None, "silver"])
 def test_the_target_schema_is_silver_whether_named_or_not(lab, own, schema):
     sent = readings({"id": own.id(1), "sensor": own.sensor, "value": 1.0})
@@ -64,12 +70,14 @@ def test_the_target_schema_is_silver_whether_named_or_not(lab, own, schema):
     assert len(stored(lab, own)) == 1
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_the_catalog_may_be_named(lab, own):
     sent = readings({"id": own.id(1), "sensor": own.sensor, "value": 1.0})
     lab.ingest("readings", sent, catalog_name="lab", db_schema_name="silver")
     assert len(stored(lab, own)) == 1
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_a_reader_of_many_batches_is_one_ingest(lab, own):
     batches = [
         readings({"id": own.id(n), "sensor": own.sensor, "value": float(n)}).to_batches()[0] for n in range(100)
@@ -79,6 +87,7 @@ def test_a_reader_of_many_batches_is_one_ingest(lab, own):
     assert [row["value"] for row in stored(lab, own)] == [float(n) for n in range(100)]
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_gold_models_follow_silver(lab, own):
     rows = [{"id": own.id(n), "sensor": own.sensor, "value": 10.0} for n in range(3)]
     lab.ingest("readings", readings(*rows))
@@ -122,6 +131,7 @@ def test_the_dropped_column_is_not_stored(lab, own):
     assert "op" not in lab.table("SELECT * FROM silver.readings LIMIT 0").column_names
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_a_new_column_is_added_and_older_rows_have_null_in_it(lab, own):
     lab.ingest("readings", readings({"id": own.id(1), "value": 1.0}))
     wider = readings({"id": own.id(2), "value": 2.0}).append_column("unit", pa.array(["°C"]))
@@ -130,6 +140,7 @@ def test_a_new_column_is_added_and_older_rows_have_null_in_it(lab, own):
     assert [row["unit"] for row in stored(lab, own, "id, unit")] == [None, "°C", None]
 
 
+@pytest.mark.feature("bulk ingest: append", "nested types")
 def test_a_table_without_declared_columns_takes_those_of_its_first_ingest(lab):
     first = pa.table({"topic": ["duck"], "stars": pa.array([5], pa.int32()), "tags": [["a", "b"]]})
     lab.ingest("notes", first)
@@ -151,6 +162,7 @@ def test_a_row_that_fails_its_expectation_goes_to_quarantine_with_the_reason(lab
     assert quarantined[0]["reason"]
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_the_same_ingest_id_twice_adds_the_rows_once(lab):
     sent = logs("said once", "and this too")
     key = "the-producer's-own-key"
@@ -168,6 +180,7 @@ def test_equal_rows_of_two_ingests_are_both_kept_in_an_append_only_table(lab):
     assert lab.rows("SELECT count(*) AS n FROM silver.logs WHERE text = 'an echo'") == [{"n": 2}]
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_columns_may_come_in_another_order_and_with_other_encodings(lab, own):
     sent = readings({"id": own.id(1), "sensor": own.sensor, "value": 3.5})
     sensor = sent.column("sensor").combine_chunks().dictionary_encode()
@@ -176,6 +189,7 @@ def test_columns_may_come_in_another_order_and_with_other_encodings(lab, own):
     assert stored(lab, own, "id, sensor, value") == [{"id": own.id(1), "sensor": own.sensor, "value": 3.5}]
 
 
+@pytest.mark.feature("bulk ingest: append")
 def test_an_ingest_of_no_rows_is_taken_and_adds_none(lab):
     before = lab.rows("SELECT count(*) AS n FROM silver.logs")
     assert lab.send("logs", LOGS.empty_table()) == 0

@@ -8,6 +8,7 @@ import pytest
 from lab import LOGS, logs, readings
 from mallard import wait_for
 
+CLIENT = "ADBC, Python"
 SYSTEM = {
     "tables": {"schema_name", "table_name", "rows", "bytes", "version", "changed_at", "lag_seconds"},
     "models": {
@@ -42,6 +43,25 @@ SYSTEM = {
         "object",
         "quarantined_at",
     },
+    "queries": {
+        "query_id",
+        "principal",
+        "peer",
+        "kind",
+        "statement",
+        "state",
+        "started_at",
+        "queued_ms",
+        "duration_ms",
+        "rows",
+        "bytes",
+        "peak_memory_bytes",
+        "spilled_bytes",
+        "files_read",
+        "files_pruned",
+        "bytes_scanned",
+        "error",
+    },
 }
 MADE_IN = {"silver": {"readings", "logs"}, "gold": {"totals", "loudest"}, "system": set(SYSTEM)}
 
@@ -72,21 +92,25 @@ def tables_of(schema):
     return {table["table_name"]: table for table in schema["db_schema_tables"]}
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_there_is_one_catalog_with_the_name_of_the_definition(connection):
     assert [catalog["catalog_name"] for catalog in objects(connection, depth="catalogs")] == ["lab"]
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_the_schemas_are_gold_silver_and_system(connection):
     schemas = schemas_of(objects(connection, depth="db_schemas"))
     assert {"gold", "silver", "system"} <= set(schemas)
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_each_table_is_listed_in_its_schema(connection):
     schemas = schemas_of(objects(connection, depth="tables"))
     for schema, names in MADE_IN.items():
         assert names <= set(tables_of(schemas[schema])), schema
 
 
+@pytest.mark.feature("columns, types and remarks")
 def test_each_column_is_listed_with_its_place_in_the_table(connection):
     catalogs = objects(connection, depth="all", db_schema_filter="silver", table_name_filter="readings")
     columns = tables_of(schemas_of(catalogs)["silver"])["readings"]["table_columns"]
@@ -95,12 +119,22 @@ def test_each_column_is_listed_with_its_place_in_the_table(connection):
     assert [column["ordinal_position"] for column in columns] == list(range(1, len(columns) + 1))
 
 
+@pytest.mark.feature("columns, types and remarks")
+def test_a_columns_description_is_told_as_its_remarks(connection):
+    catalogs = objects(connection, depth="all", db_schema_filter="silver", table_name_filter="readings")
+    columns = tables_of(schemas_of(catalogs)["silver"])["readings"]["table_columns"]
+    remarks = {column["column_name"]: column["remarks"] for column in columns}
+    assert (remarks["id"], remarks["value"]) == ("identifies the reading", None)
+
+
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_filters_are_patterns(connection):
     schemas = schemas_of(objects(connection, depth="tables", db_schema_filter="s%", table_name_filter="lo_s"))
     found = {(name, table) for name, schema in schemas.items() for table in tables_of(schema)}
     assert found == {("silver", "logs")}
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_a_filter_that_nothing_fits_gives_no_table(connection):
     catalogs = objects(connection, depth="tables", table_name_filter="nothing_like_this")
     assert not any(
@@ -108,6 +142,7 @@ def test_a_filter_that_nothing_fits_gives_no_table(connection):
     )
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_the_type_of_a_table_is_among_the_table_types(connection):
     types = connection.adbc_get_table_types()
     assert "TABLE" in types
@@ -115,6 +150,7 @@ def test_the_type_of_a_table_is_among_the_table_types(connection):
     assert {table["table_type"] for schema in schemas.values() for table in tables_of(schema).values()} <= set(types)
 
 
+@pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_a_table_type_filter_holds(connection):
     catalogs = objects(connection, depth="tables", table_types_filter=["TABLE"])
     tables = [table for schema in schemas_of(catalogs).values() for table in tables_of(schema).values()]
@@ -122,6 +158,7 @@ def test_a_table_type_filter_holds(connection):
     assert {table["table_type"] for table in tables} == {"TABLE"}
 
 
+@pytest.mark.feature("columns, types and remarks")
 def test_the_schema_of_a_table_is_that_of_its_rows(connection, lab):
     for schema, name in [("silver", "readings"), ("gold", "totals"), ("system", "ingests")]:
         told = connection.adbc_get_table_schema(name, db_schema_filter=schema)
@@ -131,12 +168,14 @@ def test_the_schema_of_a_table_is_that_of_its_rows(connection, lab):
         assert [field.nullable for field in told] == [field.nullable for field in read], name
 
 
+@pytest.mark.feature("columns, types and remarks")
 def test_the_key_is_not_nullable_and_the_description_is_told(connection):
     field = connection.adbc_get_table_schema("readings", db_schema_filter="silver").field("id")
     assert not field.nullable
     assert b"identifies the reading" in (field.metadata or {}).values()
 
 
+@pytest.mark.feature("columns, types and remarks")
 def test_declared_types_are_told_as_arrow_types(connection):
     schema = connection.adbc_get_table_schema("readings", db_schema_filter="silver")
     assert schema.field("at").type == pa.timestamp("us", tz="UTC")
@@ -144,11 +183,13 @@ def test_declared_types_are_told_as_arrow_types(connection):
     assert [told.field(name).type for name in LOGS.names] == LOGS.types
 
 
+@pytest.mark.feature("errors with their codes")
 def test_the_schema_of_an_unknown_table_is_an_error(connection):
     with pytest.raises(Exception, match="nothing_like_this|not.found|[Nn]o table"):
         connection.adbc_get_table_schema("nothing_like_this", db_schema_filter="silver")
 
 
+@pytest.mark.feature("server info (SqlInfo)")
 def test_the_server_says_who_it_is(connection):
     info = connection.adbc_get_info()
     assert info["vendor_name"] == "Mallard"

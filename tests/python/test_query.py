@@ -8,6 +8,7 @@ from errors import INVALID, NOT_FOUND, refused
 from lab import logs, readings
 from mallard import wait_for
 
+CLIENT = "ADBC, Python"
 ROWS = 500
 
 
@@ -20,19 +21,23 @@ def filled(lab):
     )
 
 
+@pytest.mark.feature("connect, handshake")
 def test_a_connection_opens_and_closes(lab):
     connection = lab.connect()
     connection.close()
 
 
+@pytest.mark.feature("queries")
 def test_the_default_schema_is_gold(lab):
     assert lab.rows("SELECT * FROM totals ORDER BY sensor") == lab.rows("SELECT * FROM gold.totals ORDER BY sensor")
 
 
+@pytest.mark.feature("queries")
 def test_the_catalog_has_the_name_of_the_definition(lab):
     assert lab.rows("SELECT count(*) AS n FROM lab.silver.readings") == [{"n": ROWS}]
 
 
+@pytest.mark.feature("queries")
 def test_schemas_join(lab):
     rows = lab.rows(
         "SELECT count(*) AS n FROM gold.totals t JOIN silver.readings r ON r.sensor = t.sensor "
@@ -41,6 +46,7 @@ def test_schemas_join(lab):
     assert rows == [{"n": ROWS}]
 
 
+@pytest.mark.feature("queries")
 def test_two_executes_of_one_cursor_give_their_own_results(lab):
     with closing(lab.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT 1 AS one")
@@ -49,6 +55,7 @@ def test_two_executes_of_one_cursor_give_their_own_results(lab):
         assert cursor.fetchall() == [("a",), ("b",), ("c",)]
 
 
+@pytest.mark.feature("connections at once")
 def test_two_connections_at_once_do_not_disturb_each_other(lab):
     with closing(lab.connect()) as one, closing(lab.connect()) as two:
         with one.cursor() as first, two.cursor() as second:
@@ -59,12 +66,14 @@ def test_two_connections_at_once_do_not_disturb_each_other(lab):
             assert len(first.fetchall()) == ROWS - 1
 
 
+@pytest.mark.feature("queries")
 def test_a_result_of_no_rows_has_its_columns(lab):
     table = lab.table("SELECT id, value FROM silver.readings WHERE id < 0")
     assert table.num_rows == 0
     assert table.column_names == ["id", "value"]
 
 
+@pytest.mark.feature("prepared statements")
 def test_a_prepared_query_can_run_again(lab):
     with closing(lab.connect()) as connection, connection.cursor() as cursor:
         cursor.adbc_prepare("SELECT count(*) AS n FROM silver.logs")
@@ -73,26 +82,31 @@ def test_a_prepared_query_can_run_again(lab):
             assert cursor.fetchall() == [(3,)]
 
 
+@pytest.mark.feature("scalar types")
 def test_strings_come_as_plain_utf8(lab):
     schema = lab.table("SELECT sensor, upper(sensor) AS loud FROM silver.readings LIMIT 1").schema
     assert [str(field.type) for field in schema] == ["string", "string"]
 
 
+@pytest.mark.feature("errors with their codes")
 def test_a_syntax_error_is_told_with_the_place(lab):
     with refused("SELEC", cure=False):
         lab.rows("SELEC 1")
 
 
+@pytest.mark.feature("errors with their codes")
 def test_an_unknown_column_is_told_by_name(lab):
     with refused("valeu"):
         lab.rows("SELECT valeu FROM silver.readings")
 
 
+@pytest.mark.feature("errors with their codes")
 def test_an_unknown_table_is_told_by_name(lab):
     with refused("silver.readingz", status=(INVALID, NOT_FOUND), cure=False):
         lab.rows("SELECT * FROM silver.readingz")
 
 
+@pytest.mark.feature("errors with their codes")
 def test_a_failing_expression_is_an_error_and_the_connection_stays_usable(lab):
     with closing(lab.connect()) as connection, connection.cursor() as cursor:
         with pytest.raises(Exception) as caught:
@@ -103,6 +117,7 @@ def test_a_failing_expression_is_an_error_and_the_connection_stays_usable(lab):
         assert cursor.fetchall() == [(1,)]
 
 
+@pytest.mark.feature("errors with their codes")
 @pytest.mark.parametrize(
     "sql",
     [
@@ -123,6 +138,7 @@ def test_a_statement_that_writes_is_refused(lab, sql):
     assert lab.rows("SELECT count(*) AS n FROM silver.logs") == [{"n": 3}]
 
 
+@pytest.mark.feature("errors with their codes")
 def test_a_file_of_the_server_cannot_be_read(lab):
     with refused("/etc/passwd", status=(INVALID, NOT_FOUND), cure=False):
         lab.rows("SELECT * FROM '/etc/passwd'")

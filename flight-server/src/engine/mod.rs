@@ -21,6 +21,7 @@ mod errors;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod information;
+mod interrupt;
 mod limits;
 mod memory;
 mod parameters;
@@ -66,7 +67,7 @@ use admission::Admission;
 use catalog::{QueryCatalog, Source};
 use memory::QueryMemory;
 use plan::Planner;
-use running::{QueryStart, StreamLimits, counts, watched};
+use running::{Holding, QueryStart, StreamLimits, counts, watched};
 use snapshots::Snapshots;
 use workers::Workers;
 
@@ -221,7 +222,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub async fn run_with_progress(&self, plan: Plan, who: &Who) -> Result<(SendableRecordBatchStream, Progress)> {
+    pub async fn run_with_progress(&self, mut plan: Plan, who: &Who) -> Result<(SendableRecordBatchStream, Progress)> {
         let mut entry = self.log.begin(QueryStart {
             id: plan.id().to_owned(),
             principal: who.principal.clone(),
@@ -241,7 +242,7 @@ impl Engine {
         };
         entry.started();
         let operators = plan.operators();
-        let memory = Arc::clone(&plan.memory);
+        let (memory, interrupt) = (Arc::clone(&plan.memory), std::mem::take(&mut plan.interrupt));
         let total = plan.file_bytes();
         let (reading, files) = (operators.clone(), plan.files());
         let stream = match plan.execute(&self.workers) {
@@ -260,7 +261,8 @@ impl Engine {
             0 => 0.0,
             total => (running::sum(operators.iter().map(counts)).bytes_scanned as f64 / total as f64).min(1.0),
         };
-        Ok((watched(stream, entry, permit, limits, memory, Box::new(read)), Box::new(progress)))
+        let held = Holding { permit, memory, interrupt, counts: Box::new(read) };
+        Ok((watched(stream, entry, limits, held), Box::new(progress)))
     }
 
     /// Stops the runs of a query on this server, and refuses further ones. Whether there were any.

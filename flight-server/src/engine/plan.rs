@@ -22,6 +22,7 @@ use prost::Message as _;
 use super::catalog::{INFORMATION_SCHEMA, QueryCatalog};
 use super::changes::{self, Change, Rewritten};
 use super::errors::missing_table;
+use super::interrupt::Interrupt;
 use super::memory::QueryMemory;
 use super::parameters::{PARAMETER_ROWS_MAX, Parameters};
 use super::request::{QueryText, Request, Slice};
@@ -58,6 +59,8 @@ pub struct Plan {
     runs: Vec<Arc<dyn ExecutionPlan>>,
     task: Arc<TaskContext>,
     pub(super) memory: Arc<QueryMemory>,
+    /// Stops the operators once the plan, or who took this, is dropped.
+    pub(super) interrupt: Interrupt,
     /// The client's own limit, in milliseconds.
     pub(super) timeout_ms: Option<u64>,
 }
@@ -203,6 +206,8 @@ impl Planner {
                 }
             }
         }
+        let interrupt = Interrupt::default();
+        let runs = runs.into_iter().map(|run| interrupt.install(run).map_err(explain)).collect::<Result<Vec<_>>>()?;
         let first = runs.first().ok_or_else(|| Error::internal("a statement was planned to nothing"))?;
         Ok(Plan {
             id: request.id,
@@ -219,6 +224,7 @@ impl Planner {
             runs,
             task: self.session.task_ctx(),
             memory: self.memory,
+            interrupt,
             timeout_ms: request.session.timeout_ms,
         })
     }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::admission::Permit;
 use super::explain;
+use super::interrupt::Interrupt;
 use super::memory::QueryMemory;
 use super::shape::batch_bytes;
 
@@ -297,15 +298,23 @@ pub(super) struct StreamLimits {
     pub(super) result_bytes_max: Option<u64>,
 }
 
+/// What a running query holds, and what it counts.
+pub(super) struct Holding {
+    #[expect(dead_code, reason = "held")]
+    pub(super) permit: Permit,
+    pub(super) memory: Arc<QueryMemory>,
+    #[expect(dead_code, reason = "held")]
+    pub(super) interrupt: Interrupt,
+    pub(super) counts: Box<dyn Fn() -> Counts + Send + Sync>,
+}
+
 /// `inner`, counted in the log. It ends with an error at a cancel, at the deadline, or past the most bytes; when it ends
 /// or is dropped, all that it held is free within the same poll.
 pub(super) fn watched(
     inner: SendableRecordBatchStream,
     entry: Entry,
-    permit: Permit,
     limits: StreamLimits,
-    memory: Arc<QueryMemory>,
-    counts: Box<dyn Fn() -> Counts + Send + Sync>,
+    holding: Holding,
 ) -> SendableRecordBatchStream {
     let StreamLimits { deadline, timeout, result_bytes_max } = limits;
     let cancelling = entry.cancelled();
@@ -317,7 +326,7 @@ pub(super) fn watched(
         }
     };
     let schema = inner.schema();
-    let held = Held { inner, stop: Box::pin(stop), entry, _permit: permit, memory, counts, bytes: 0, result_bytes_max };
+    let held = Held { inner, stop: Box::pin(stop), entry, holding, bytes: 0, result_bytes_max };
     Box::pin(Watched { schema, held: Some(Box::new(held)) })
 }
 
@@ -331,9 +340,7 @@ struct Held {
     inner: SendableRecordBatchStream,
     stop: Pin<Box<dyn Future<Output = Error> + Send>>,
     entry: Entry,
-    _permit: Permit,
-    memory: Arc<QueryMemory>,
-    counts: Box<dyn Fn() -> Counts + Send + Sync>,
+    holding: Holding,
     bytes: u64,
     result_bytes_max: Option<u64>,
 }
@@ -366,7 +373,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let (peak, counts) = (self.memory.peak_bytes(), (self.counts)());
+        let (peak, counts) = (self.holding.memory.peak_bytes(), (self.holding.counts)());
         self.entry.log.update(self.entry.number, |record| {
             record.peak_memory_bytes = peak;
             record.counts = counts;

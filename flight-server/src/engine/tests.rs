@@ -286,6 +286,32 @@ async fn dropping_a_stream_stops_its_work() {
 }
 
 #[tokio::test]
+async fn a_join_that_nobody_wants_any_more_ends_soon() {
+    let fixture = Fixture::new().await;
+    let (left, right) = ("generate_series(1, 300000) AS a(x)", "generate_series(1, 1000000) AS b(y)");
+    for sql in [
+        // No pair qualifies, so neither gives a row; each alone would compute for minutes between two waits.
+        format!("SELECT count(*) FROM {left} JOIN {right} ON x * y % 7 = 8"),
+        format!("SELECT count(*) FROM {left} JOIN {right} ON x % 2 = y % 2 AND x * y % 7 = 8"),
+        format!("SELECT count(*) FROM {left} CROSS JOIN {right}"),
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n % 7 FROM t) SELECT count(*) FROM t".to_owned(),
+    ] {
+        let plan = fixture.plan(&sql, None).await.unwrap();
+        let memory = Arc::clone(&plan.memory);
+        let mut stream = fixture.run(plan).await.unwrap();
+        let first = tokio::time::timeout(Duration::from_millis(500), stream.next()).await;
+        assert!(first.is_err() && memory.peak_bytes() > 0, "it does not compute: {sql}");
+        drop(stream);
+        let mut polls = 0..100;
+        // What computes holds on to its memory, and to the pool itself.
+        while Arc::strong_count(&memory) > 1 {
+            assert!(polls.next().is_some(), "it still computes: {sql}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_query_that_needs_too_much_memory_says_so() {
     let fixture = Fixture::with_memory(1 << 20, 1 << 20).await;
     let sql = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 2000000) GROUP BY value ORDER BY 2";

@@ -67,11 +67,11 @@ pub trait IngestDoor: Send + Sync + 'static {
     /// `Unavailable` if the lake can't be read.
     async fn has(&self, table: &str) -> Result<bool>;
 
-    /// Makes a silver table, unless it is there.
+    /// Makes a silver table, unless it is there. Whether it was made.
     ///
     /// # Errors
     /// `Forbidden` if the definition does not allow it, `Invalid` if it can't be a table.
-    async fn create(&self, table: NewTable) -> Result<()>;
+    async fn create(&self, table: NewTable) -> Result<bool>;
 }
 
 /// An ingest under way. Dropped without [`OpenIngest::finish`], it is given up; what was accepted stays so.
@@ -209,14 +209,12 @@ async fn make_table(
     schema: &SchemaRef,
 ) -> Result<()> {
     let name = &command.table;
+    let exists = || {
+        let message = format!("table {name:?} is there already; use append mode, or another name");
+        if mode == Mode::Create { Err(Error::new(Kind::AlreadyExists, message)) } else { Ok(()) }
+    };
     if service.door.has(name).await? {
-        if mode == Mode::Create {
-            return Err(Error::new(
-                Kind::AlreadyExists,
-                format!("table {name:?} is there already; use append mode, or another name"),
-            ));
-        }
-        return Ok(());
+        return exists();
     }
     let listed = |option: &str| {
         let names = command.options.get(option).into_iter().flat_map(|names| names.split(','));
@@ -234,7 +232,8 @@ async fn make_table(
     }
     let name = Name::new(name).map_err(|error| Error::invalid(format!("table {error}")))?;
     let table = NewTable { name, columns: SchemaRef::clone(schema), primary_key, sequence_by: sequence_by.pop() };
-    service.door.create(table).await
+    // Another ingest may have been quicker.
+    if service.door.create(table).await? { Ok(()) } else { exists() }
 }
 
 /// The schema without the marks that were for making the table: frames of the same rows are the same.

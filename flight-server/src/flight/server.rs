@@ -1,4 +1,4 @@
-//! The gRPC server around the service: limits, windows, health, and a stop that ends.
+//! The gRPC server around the service: limits, windows, health, reflection, and a stop that ends.
 //!
 //! On shutdown it says it is not serving, takes no more calls, lets those that run go on for [`SHUTDOWN_GRACE`], and
 //! then cuts the connections that are left: an orchestrator kills what does not stop by itself.
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::StreamExt as _;
-use lakehouse::{Context as _, Kind, Result};
+use lakehouse::{Context as _, Error, Kind, Result};
+use proto::FLIGHT_DESCRIPTORS;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -21,6 +22,7 @@ use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::FlightService;
 
@@ -67,6 +69,10 @@ pub(super) async fn serve(
     shutdown: impl Future<Output = ()> + Send,
     grace: Duration,
 ) -> Result<()> {
+    let reflection = |error| Error::internal("the server can't describe its services").because(error);
+    let reflection_v1 = reflection_builder().build_v1().map_err(reflection)?;
+    // What grpcurl and other tools asked for before there was v1.
+    let reflection_v1alpha = reflection_builder().build_v1alpha().map_err(reflection)?;
     report(&health, ServingStatus::Serving).await;
     let (cut, is_cut) = watch::channel(false);
     let (stop, stopped) = oneshot::channel();
@@ -85,6 +91,8 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_INTERVAL))
         .add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())))
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha)
         .add_service(flight)
         .serve_with_incoming_shutdown(connections, async move {
             shutdown.await;
@@ -109,6 +117,12 @@ async fn cut_after(stopped: oneshot::Receiver<()>, grace: Duration, cut: watch::
         cut.send_replace(true);
     }
     pending().await
+}
+
+fn reflection_builder() -> ReflectionBuilder<'static> {
+    ReflectionBuilder::configure()
+        .register_encoded_file_descriptor_set(FLIGHT_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 async fn report(health: &HealthReporter, state: ServingStatus) {

@@ -60,8 +60,8 @@ impl Door {
 
 #[async_trait]
 impl IngestDoor for Door {
-    async fn create(&self, table: NewTable) -> Result<()> {
-        self.definitions.create(&table).await.map(drop)
+    async fn create(&self, table: NewTable) -> Result<bool> {
+        self.definitions.create(&table).await
     }
 
     async fn has(&self, table: &str) -> Result<bool> {

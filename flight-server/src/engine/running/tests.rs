@@ -37,7 +37,8 @@ impl Bench {
             StreamLimits { deadline: timeout.map(|timeout| Instant::now() + timeout), timeout, result_bytes_max: most };
         let memory = QueryMemory::new(Arc::new(UnboundedMemoryPool::default()), usize::MAX);
         let inner = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
-        watched(inner, entry, permit, limits, memory, Box::new(|| Counts { files_read: 4, ..Counts::default() }))
+        let counts = Box::new(|| Counts { files_read: 4, ..Counts::default() });
+        watched(inner, entry, limits, Holding { permit, memory, interrupt: Interrupt::default(), counts })
     }
 
     /// State, rows and error of the last query; asserts that its place is free again.

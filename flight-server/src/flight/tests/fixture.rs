@@ -116,7 +116,7 @@ impl IngestDoor for FakeDoor {
         Ok(["events", "full", "shut"].contains(&table))
     }
 
-    async fn create(&self, table: NewTable) -> Result<()> {
+    async fn create(&self, table: NewTable) -> Result<bool> {
         Err(Error::new(Kind::Forbidden, format!("table {:?} may not be made", table.name.as_str())))
     }
 

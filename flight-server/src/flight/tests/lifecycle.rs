@@ -1,9 +1,14 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use prost::Message as _;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::fixture::{TestServer, fetch};
 
@@ -72,4 +77,27 @@ async fn a_stopped_server_takes_no_more_calls() {
     server.stopped().await;
     let error = fetch(&mut client, &info).await.unwrap_err();
     assert!(error.to_string().contains("navailable") || error.to_string().contains("transport"), "{error}");
+}
+
+#[tokio::test]
+async fn reflection_tells_the_services_and_their_messages() {
+    let server = TestServer::start().await;
+    let mut client = ServerReflectionClient::new(server.channel().await);
+    let asked = [
+        MessageRequest::ListServices(String::new()),
+        MessageRequest::FileContainingSymbol("arrow.flight.protocol.FlightService".to_owned()),
+    ];
+    let asked = asked.map(|request| ServerReflectionRequest { host: String::new(), message_request: Some(request) });
+    let answers = client.server_reflection_info(futures::stream::iter(asked)).await.unwrap().into_inner();
+    let answers: Vec<_> = answers.map(|answer| answer.unwrap().message_response.unwrap()).collect().await;
+    let [MessageResponse::ListServicesResponse(services), MessageResponse::FileDescriptorResponse(files)] =
+        answers.as_slice()
+    else {
+        panic!("other answers: {answers:?}")
+    };
+    let names: Vec<&str> = services.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"arrow.flight.protocol.FlightService"), "{names:?}");
+    assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+    let file = prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
+    assert_eq!(file.service[0].method.len(), 10);
 }

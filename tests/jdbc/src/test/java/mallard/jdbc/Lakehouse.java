@@ -1,7 +1,6 @@
 package mallard.jdbc;
 
 import java.io.BufferedReader;
-import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.sql.Connection;
@@ -11,10 +10,9 @@ import java.sql.SQLException;
 import java.sql.Statement;
 import java.util.ArrayList;
 import java.util.Comparator;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Properties;
+import java.util.concurrent.Callable;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.extension.BeforeAllCallback;
 import org.junit.jupiter.api.extension.ExtensionContext;
@@ -22,27 +20,16 @@ import org.junit.jupiter.api.extension.ExtensionContext.Namespace;
 import org.junit.jupiter.api.extension.ExtensionContext.Store.CloseableResource;
 
 /**
- * Starts one real server for all test classes, over a small definition of its own, with rows in it.
- *
- * <p>JDBC cannot ingest, so the Python helper {@code tests/python/ingest_once.py} does; MALLARD_PYTHON is the
- * interpreter with its packages, MALLARD_BIN the server.
+ * One real server for all test classes, over the definition in {@code src/test/resources/shop}, with the rows of
+ * {@code rows.sql} in it. MALLARD_BIN is the server.
  */
 final class Lakehouse implements BeforeAllCallback, CloseableResource {
     static final String CATALOG = "shop";
 
-    private static final int INGEST_TIMEOUT_SECONDS = 60;
+    private static final Path RESOURCES = Path.of(System.getProperty("basedir"), "src", "test", "resources");
     private static final int STOP_TIMEOUT_SECONDS = 10;
-    private static final int REFRESH_TIMEOUT_SECONDS = 30;
-    private static final long POLL_MILLIS = 100;
-
-    /** A table with a column of each type that JDBC knows, in this order. */
-    static final Map<String, String> COLUMNS = orderedColumns();
-
-    private static final String ROWS = """
-            2,1.5,true,teal 🦆,2024-02-29,2024-02-29T12:00:00.123456Z,2024-02-29T12:00:00.123456,12.34,raw
-            ,,,,,,,,
-            -3,-0.25,false,mallard,1969-12-31,1969-12-31T23:59:59Z,1969-12-31T23:59:59,-0.01,x
-            """;
+    private static final int WAIT_SECONDS = 60;
+    private static final long POLL_MILLIS = 50;
 
     private static Lakehouse running;
 
@@ -55,7 +42,6 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
         synchronized (Lakehouse.class) {
             if (running == null) {
                 start();
-                running = this;
                 // The root store is closed after the last test class, and closes us.
                 context.getRoot().getStore(Namespace.GLOBAL).put(Lakehouse.class, this);
             }
@@ -64,10 +50,15 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
 
     /** A connection without user and password. */
     static Connection connect() throws SQLException {
-        return connect(new Properties());
+        return DriverManager.getConnection(url());
     }
 
-    static Connection connect(Properties properties) throws SQLException {
+    /** A connection with properties: those that the driver does not know go as headers with each call. */
+    static Connection connect(String... namesAndValues) throws SQLException {
+        Properties properties = new Properties();
+        for (int at = 0; at < namesAndValues.length; at += 2) {
+            properties.put(namesAndValues[at], namesAndValues[at + 1]);
+        }
         return DriverManager.getConnection(url(), properties);
     }
 
@@ -75,25 +66,62 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
         return "jdbc:arrow-flight-sql://" + running.address + "/?useEncryption=false";
     }
 
-    /** The first column of a query's rows. */
+    /** The first column of a query's rows, over a connection of its own. */
     static List<Object> column(String sql) throws SQLException {
         try (Connection connection = connect();
-                Statement statement = connection.createStatement();
-                ResultSet rows = statement.executeQuery(sql)) {
+                Statement statement = connection.createStatement()) {
+            return column(statement.executeQuery(sql), 1);
+        }
+    }
+
+    /** A column of all rows, which are then closed. */
+    static List<Object> column(ResultSet rows, int place) throws SQLException {
+        try (rows) {
             List<Object> values = new ArrayList<>();
             while (rows.next()) {
-                values.add(rows.getObject(1));
+                values.add(rows.getObject(place));
             }
             return values;
         }
     }
 
+    /** A column of all rows as text, by its label; the rows are then closed. */
+    static List<String> texts(ResultSet rows, String label) throws SQLException {
+        try (rows) {
+            List<String> values = new ArrayList<>();
+            while (rows.next()) {
+                values.add(rows.getString(label));
+            }
+            return values;
+        }
+    }
+
+    /** Waits until a query's first column has these values: what is written is merged a moment later. */
+    static void await(List<?> wanted, String sql) throws Exception {
+        List<Object> last = new ArrayList<>();
+        await(() -> {
+            last.clear();
+            last.addAll(column(sql));
+            return last.equals(wanted);
+        }, () -> sql + " did not become " + wanted + "; last it was " + last);
+    }
+
+    static void await(Callable<Boolean> condition, Callable<String> otherwise) throws Exception {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(WAIT_SECONDS);
+        while (!condition.call()) {
+            if (System.nanoTime() > deadline) {
+                throw new AssertionError(otherwise.call());
+            }
+            Thread.sleep(POLL_MILLIS);
+        }
+    }
+
     private void start() throws Exception {
         folder = Files.createTempDirectory("mallard-jdbc");
-        Path definition = writeDefinition(folder.resolve("definition"));
+        // Endpoints of 1 MiB, so that a table that is quick to make has some.
         server = new ProcessBuilder(
-                        environment("MALLARD_BIN"), "local", "--definition", definition.toString(),
-                        "--data", folder.resolve("data").toString(), "--listen", "127.0.0.1:0")
+                        binary(), "local", "--definition", RESOURCES.resolve("shop").toString(),
+                        "--data", folder.resolve("data").toString(), "--listen", "127.0.0.1:0", "--slice-mib", "1")
                 .redirectError(folder.resolve("server.log").toFile())
                 .start();
         BufferedReader output = server.inputReader();
@@ -104,67 +132,28 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
         }
         address = first.substring("listening on ".length()).strip();
         drain(output);
+        running = this;
         try {
-            ingest();
-            awaitGold();
-        } catch (Exception e) {
+            fill();
+        } catch (Exception | Error e) {
+            running = null;
             server.destroyForcibly();
-            throw e;
+            throw new IllegalStateException("the tables can't be filled; the server's log is in " + folder, e);
         }
     }
 
-    private static Path writeDefinition(Path definition) throws IOException {
-        Files.createDirectories(definition.resolve("gold"));
-        StringBuilder toml = new StringBuilder("name = \"" + CATALOG + "\"\n\n");
-        toml.append("[tables.samples]\nprimary_key = [\"id\"]\n");
-        COLUMNS.forEach((name, type) -> toml.append(
-                "\n[[tables.samples.columns]]\nname = \"%s\"\ntype = \"%s\"\nnullable = %s\n"
-                        .formatted(name, type, !name.equals("id"))));
-        toml.append("\n[models.flags]\nsql = \"gold/flags.sql\"\n");
-        Files.writeString(definition.resolve("lakehouse.toml"), toml);
-        Files.writeString(
-                definition.resolve("gold/flags.sql"),
-                "SELECT flag, count(*)::BIGINT AS samples FROM silver.samples GROUP BY flag\n");
-        return definition;
-    }
-
-    private void ingest() throws Exception {
-        List<String> header = new ArrayList<>();
-        COLUMNS.forEach((name, type) -> header.add(name + ":" + type.replaceFirst("\\(.*", "")));
-        StringBuilder csv = new StringBuilder(String.join(",", header)).append('\n');
-        int id = 1;
-        for (String row : ROWS.lines().toList()) {
-            csv.append(id++).append(',').append(row).append('\n');
-        }
-        Path file = Files.writeString(folder.resolve("samples.csv"), csv);
-        Path script = Path.of(System.getProperty("basedir"), "..", "python", "ingest_once.py").normalize();
-        Process python = new ProcessBuilder(
-                        environment("MALLARD_PYTHON"), script.toString(),
-                        "grpc://" + address, "samples", file.toString())
-                .inheritIO()
-                .start();
-        if (!python.waitFor(INGEST_TIMEOUT_SECONDS, TimeUnit.SECONDS) || python.exitValue() != 0) {
-            python.destroyForcibly();
-            throw new IllegalStateException(script + " failed; the server's log is in " + folder);
-        }
-    }
-
-    private void awaitGold() throws Exception {
-        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(REFRESH_TIMEOUT_SECONDS);
-        try (Connection connection = DriverManager.getConnection(
-                        "jdbc:arrow-flight-sql://" + address + "/?useEncryption=false");
+    private static void fill() throws Exception {
+        try (Connection connection = connect();
                 Statement statement = connection.createStatement()) {
-            String sql = "SELECT count(*) FROM system.models WHERE last_refresh_at IS NOT NULL AND \"rows\" > 0";
-            while (System.nanoTime() < deadline) {
-                try (ResultSet rows = statement.executeQuery(sql)) {
-                    if (rows.next() && rows.getLong(1) == 1) {
-                        return;
-                    }
-                }
-                Thread.sleep(POLL_MILLIS);
+            String script = Files.readString(RESOURCES.resolve("shop").resolve("rows.sql"));
+            for (String insert : script.split(";\n")) {
+                statement.executeUpdate(insert);
             }
         }
-        throw new IllegalStateException("the model was not refreshed; the server's log is in " + folder);
+        await(List.of(3L), "SELECT count(*) FROM silver.samples");
+        await(List.of(2L), "SELECT count(*) FROM silver.customers");
+        await(List.of(200_000L), "SELECT count(*) FROM silver.numbers");
+        await(List.of(3L), "SELECT \"rows\" FROM system.models WHERE model_name = 'flags'");
     }
 
     @Override
@@ -191,26 +180,11 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
         thread.start();
     }
 
-    private static String environment(String name) {
-        String value = System.getenv(name);
+    private static String binary() {
+        String value = System.getenv("MALLARD_BIN");
         if (value == null) {
-            throw new IllegalStateException(name + " is not set: run these tests by `scripts/test jdbc`");
+            throw new IllegalStateException("MALLARD_BIN is not set: run these tests by `scripts/test jdbc`");
         }
         return value;
-    }
-
-    private static Map<String, String> orderedColumns() {
-        Map<String, String> columns = new LinkedHashMap<>();
-        columns.put("id", "bigint");
-        columns.put("small", "integer");
-        columns.put("ratio", "double");
-        columns.put("flag", "boolean");
-        columns.put("name", "varchar");
-        columns.put("day", "date");
-        columns.put("at", "timestamp");
-        columns.put("local", "timestamp_ntz");
-        columns.put("price", "decimal(10,2)");
-        columns.put("raw", "blob");
-        return columns;
     }
 }

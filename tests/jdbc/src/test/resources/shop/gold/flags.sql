@@ -1,0 +1,3 @@
+SELECT coalesce(flag::VARCHAR, 'unknown') AS state, count(*)::BIGINT AS samples
+FROM silver.samples
+GROUP BY ALL

@@ -1,0 +1,1 @@
+SELECT _row, id, id * 2 AS doubled FROM incoming
