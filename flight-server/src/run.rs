@@ -5,17 +5,15 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use lakehouse::definition::Definition;
-use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Name, Result, SystemClock};
+use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Result, SystemClock};
 use tokio::net::TcpListener;
 
 use crate::config::{Command, Listen};
 use crate::delivery::DeliveryStream;
 use crate::engine::{AdmissionOptions, Engine, EngineOptions, QueryLog};
-use crate::flight::{self, FlightService, Key, Sealer};
-use crate::ingest::{AcceptedIngests, Door};
+use crate::flight::{self, FlightService, IngestDoor, Key, Sealer};
+use crate::ingest::{AcceptedIngests, Door, ShutDoor};
 use crate::results::Results;
 use crate::system::{Backlog, NoBacklog, System};
 
@@ -121,7 +119,8 @@ struct Parts {
     definitions: Arc<Definitions>,
     lake: Lake,
     clock: Arc<dyn Clock>,
-    stream: Arc<dyn DeliveryStream>,
+    /// None: the server only reads.
+    stream: Option<Arc<dyn DeliveryStream>>,
     backlog: Arc<dyn Backlog>,
     sealer: Sealer,
 }
@@ -157,14 +156,11 @@ impl Parts {
         tokio::spawn(sweep(Arc::downgrade(&results)));
         let system = Arc::new(system);
         let engine = Engine::new(Arc::clone(&definitions), lake.clone(), system, Arc::clone(&clock), queries, options)?;
-        let door = Door::new(definitions, lake, stream, Arc::clone(&clock), accepted);
-        FlightService::new(flight::Parts {
-            engine: Arc::new(engine),
-            door: Arc::new(door),
-            results,
-            sealer: Arc::new(sealer),
-            clock,
-        })
+        let door: Arc<dyn IngestDoor> = match stream {
+            Some(stream) => Arc::new(Door::new(definitions, lake, stream, Arc::clone(&clock), accepted)),
+            None => Arc::new(ShutDoor),
+        };
+        FlightService::new(flight::Parts { engine: Arc::new(engine), door, results, sealer: Arc::new(sealer), clock })
     }
 }
 
@@ -204,7 +200,7 @@ impl LocalServer {
             keys if keys.is_empty() => vec![Key::kept_at(&data.join("key"))?],
             keys => keys,
         };
-        let (stream, backlog, sealer) = (local.stream(), local.backlog(), Sealer::new(keys)?);
+        let (stream, backlog, sealer) = (Some(local.stream()), local.backlog(), Sealer::new(keys)?);
         let parts = Parts { definitions, lake, clock, stream, backlog, sealer };
         let service = parts.service(data.join("spill").join("query"), listen)?;
         Ok(Self { listener, address, service, local })
@@ -251,11 +247,13 @@ async fn serve(definition: &Path, lake: &str, listen: &Listen) -> Result<()> {
         definitions: Definitions::open(definition, lake.clone()).await?,
         lake,
         clock: Arc::new(SystemClock),
-        stream: Arc::new(NoStream),
+        stream: None,
         backlog: Arc::new(NoBacklog),
         sealer: Sealer::new(keys)?,
     };
-    let service = parts.service(std::env::temp_dir().join("mallard-query-spill"), listen)?;
+    let spill = tempfile::Builder::new().prefix("mallard-query-spill-").tempdir();
+    let spill = spill.context(Kind::Unavailable, || "can't make a folder for what queries spill; set TMPDIR".into())?;
+    let service = parts.service(spill.path().to_owned(), listen)?;
     let stop = stop_signal()?;
     if let Ok(address) = listener.local_addr() {
         announce(&address);
@@ -274,22 +272,5 @@ fn lake_folder(lake: &str) -> Result<std::path::PathBuf> {
         Some((scheme, _)) => Err(Error::invalid(format!(
             "--lake {lake}: this version reads lakes in folders only, not {scheme}://; give a path or a file:// URI"
         ))),
-    }
-}
-
-/// The stream of a server that can't take rows: it has no Firehose yet.
-struct NoStream;
-
-#[async_trait]
-impl DeliveryStream for NoStream {
-    async fn put(&self, table: &Name, _: Vec<Bytes>) -> Result<()> {
-        Err(Error::unavailable(format!(
-            "this server has no delivery stream, so it takes no rows for table {table:?}; \
-             send them to one that was started with `flight-server local`"
-        )))
-    }
-
-    async fn close(&self) -> Result<()> {
-        Ok(())
     }
 }

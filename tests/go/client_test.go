@@ -210,8 +210,8 @@ func own() int64 { return 1000 * numbers.Add(1) }
 func newID() string { return fmt.Sprintf("go-%d-%d", time.Now().UnixNano(), numbers.Add(1)) }
 
 // cures are words of which an error has one, since it says what to do.
-var cures = regexp.MustCompile(`(?i)\b(add|allow|bind|cast|change|check|choose|declare|did you mean|get|give|ingest|insert|leave|` +
-	`lists|make|name|only|qualify|read|send|set|there (is|are)|try|unset|use|write)\b`)
+var cures = regexp.MustCompile(`(?i)\b(add|allow|bind|cast|change|check|choose|declare|did you mean|get|give|` +
+	`ingest|insert|leave|lists|make|name|only|qualify|read|send|set|there (is|are)|try|unset|use|write)\b`)
 
 // refused checks that an error has a code, has each of these words in it, and says what to do.
 func refused(t testing.TB, err error, code adbc.Status, words ...string) {

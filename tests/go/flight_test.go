@@ -62,7 +62,8 @@ func TestPrimaryKeysAreTold(t *testing.T) {
 		"lab|silver|readings|station|readings_key|1", "lab|silver|readings|slot|readings_key|2",
 	}, keys(flightsql.TableRef{Table: "readings"}))
 	require.Len(t, keys(flightsql.TableRef{Catalog: new("lab"), DBSchema: new("silver"), Table: "stations"}), 1)
-	require.Equal(t, []string{"lab|gold|by_station|station|by_station_key|1"}, keys(flightsql.TableRef{Table: "by_station"}))
+	model := keys(flightsql.TableRef{Table: "by_station"})
+	require.Equal(t, []string{"lab|gold|by_station|station|by_station_key|1"}, model)
 	require.Empty(t, keys(flightsql.TableRef{Table: "logs"}))
 	require.Empty(t, keys(flightsql.TableRef{DBSchema: new("gold"), Table: "readings"}))
 	require.Empty(t, keys(flightsql.TableRef{Table: "nowhere"}))
@@ -143,8 +144,8 @@ func TestTransactionsAreRefusedWithTheReason(t *testing.T) {
 	require.ErrorContains(t, err, "autocommit")
 }
 
-// cancelInBackground stops a query that is run incrementally, as far as its statement knows it.
-func cancelInBackground(t *testing.T, statement adbc.Statement) flight.CancelStatus {
+// lastInfo waits until a statement that is run incrementally has its first answer, and gives the newest.
+func lastInfo(t *testing.T, statement adbc.Statement) *flight.FlightInfo {
 	t.Helper()
 	info := &flight.FlightInfo{}
 	await(t, "the first answer", func() bool {
@@ -153,6 +154,12 @@ func cancelInBackground(t *testing.T, statement adbc.Statement) flight.CancelSta
 		require.NoError(t, proto.Unmarshal(bytes, info))
 		return len(bytes) > 0
 	})
+	return info
+}
+
+// cancelInBackground stops a query by what is known of it.
+func cancelInBackground(t *testing.T, info *flight.FlightInfo) flight.CancelStatus {
+	t.Helper()
 	result, err := flightClient(t).CancelFlightInfo(t.Context(), &flight.CancelFlightInfoRequest{Info: info})
 	require.NoError(t, err)
 	return result.Status
@@ -163,7 +170,7 @@ func TestAQueryInTheBackgroundIsCancelledByWhatIsKnownOfIt(t *testing.T) {
 	sql := marked(slow)
 	statement := state(t, connect(t), sql, incrementally, map[string]string{header + "mallard-timeout": "20s"})
 	_, failure := beginPolling(t, statement)
-	require.Equal(t, flight.CancelStatusCancelled, cancelInBackground(t, statement))
+	require.Equal(t, flight.CancelStatusCancelled, cancelInBackground(t, lastInfo(t, statement)))
 	failed(t, <-failure, adbc.StatusCancelled, "cancelled")
 	awaitState(t, sql, "cancelled")
 }

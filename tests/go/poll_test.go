@@ -87,7 +87,8 @@ func TestALargeResultComesInPartsInOrder(t *testing.T) {
 func TestAResultWithoutRowsEndsAtOnce(t *testing.T) {
 	feature(t, polls)
 	connection := connect(t)
-	got, err := increments(t, connection, state(t, connection, "SELECT * FROM silver.stations WHERE false", incrementally))
+	statement := state(t, connection, "SELECT * FROM silver.stations WHERE false", incrementally)
+	got, err := increments(t, connection, statement)
 	require.NoError(t, err)
 	require.Empty(t, slices.Concat(got...))
 }
@@ -146,15 +147,17 @@ func beginPolling(t *testing.T, statement adbc.Statement) (cancel func(), failur
 	return cancel, failure
 }
 
-// The driver stops asking when its context is cancelled; the query is stopped by CancelFlightInfo (flight_test.go).
+// When its context is cancelled the driver stops asking, no more: the query ends by CancelFlightInfo.
 func TestWhoPollsSeesTheProgressAndCanStop(t *testing.T) {
 	feature(t, polls, "cancel")
 	sql := marked(slow)
-	statement := state(t, connect(t), sql, incrementally, map[string]string{header + "mallard-timeout": "10s"})
+	statement := state(t, connect(t), sql, incrementally, map[string]string{header + "mallard-timeout": "20s"})
 	cancel, failure := beginPolling(t, statement)
 	awaitState(t, sql, "running")
+	info := lastInfo(t, statement)
 	seen := progress(t, statement)
 	require.True(t, 0 <= seen && seen < 1, "%v", seen)
 	cancel()
 	failed(t, <-failure, adbc.StatusCancelled)
+	cancelInBackground(t, info)
 }

@@ -20,8 +20,8 @@ func TestAQueryGivesItsRows(t *testing.T) {
 func TestARowOfTablesIsJoinedFilteredAndGrouped(t *testing.T) {
 	feature(t, "queries")
 	connection, base := connect(t), own()
-	ingest(t, connection, "stations", batch(t, stations, fmt.Sprintf(`[{"id":%d,"name":"north"},{"id":%d,"name":"south"}]`,
-		base+1, base+2)))
+	ingest(t, connection, "stations", batch(t, stations, fmt.Sprintf(
+		`[{"id":%d,"name":"north"},{"id":%d,"name":"south"}]`, base+1, base+2)))
 	ingest(t, connection, "readings", batch(t, readings, fmt.Sprintf(`[
 		{"station":%[1]d,"slot":1,"seq":1,"value":1.5},
 		{"station":%[1]d,"slot":2,"seq":1,"value":2.5},

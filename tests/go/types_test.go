@@ -49,9 +49,9 @@ func TestEachScalarTypeComesAsItself(t *testing.T) {
 		{"DATE '2024-02-29'", arrow.FixedWidthTypes.Date32, "2024-02-29"},
 		{"TIME '23:59:59.123456'", arrow.FixedWidthTypes.Time64ns, "23:59:59.123456000"},
 		{"arrow_cast('2024-02-29T12:00:00.123456', 'Timestamp(Microsecond, None)')",
-			&arrow.TimestampType{Unit: arrow.Microsecond}, "2024-02-29 12:00:00.123456"},
+			&arrow.TimestampType{Unit: arrow.Microsecond}, "2024-02-29T12:00:00.123456"},
 		{"arrow_cast('2024-02-29T12:00:00.123456Z', 'Timestamp(Microsecond, Some(\"UTC\"))')",
-			arrow.FixedWidthTypes.Timestamp_us, "2024-02-29 12:00:00.123456Z"},
+			arrow.FixedWidthTypes.Timestamp_us, "2024-02-29T12:00:00.123456Z"},
 		{"NULL", arrow.Null, array.NullValueStr},
 	} {
 		column := one(t, "SELECT "+value.sql)
@@ -62,6 +62,17 @@ func TestEachScalarTypeComesAsItself(t *testing.T) {
 			require.Equal(t, value.its.String(), absent.DataType().String(), value.sql)
 			require.True(t, absent.IsNull(0), value.sql)
 		}
+	}
+}
+
+func TestAnInstantHasATimeZone(t *testing.T) {
+	feature(t, "scalar types")
+	for _, sql := range []string{
+		"now()", "CAST('2024-02-29T12:00:00Z' AS TIMESTAMPTZ)", "CAST('2024-02-29T12:00:00Z' AS TIMESTAMP WITH TIME ZONE)",
+	} {
+		its, is := one(t, "SELECT "+sql).DataType().(*arrow.TimestampType)
+		require.True(t, is, sql)
+		require.Contains(t, []string{"UTC", "+00:00"}, its.TimeZone, sql)
 	}
 }
 

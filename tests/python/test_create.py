@@ -1,5 +1,8 @@
 """Tables that an ingest makes where the definition allows it, through `adbc_ingest` of the ADBC driver."""
 
+import threading
+from contextlib import closing
+
 import pyarrow as pa
 import pytest
 
@@ -64,7 +67,8 @@ def test_a_column_that_says_so_is_the_key(shop):
 
 @pytest.mark.feature("bulk ingest: create, create_append")
 def test_a_made_table_is_listed_with_its_columns(shop):
-    shop.ingest("listed", pa.table({"price": pa.array([None], pa.decimal128(9, 2)), "tags": [["a", "b"]]}), mode="create")
+    sent = pa.table({"price": pa.array([None], pa.decimal128(9, 2)), "tags": [["a", "b"]]})
+    shop.ingest("listed", sent, mode="create")
     with shop.connect() as connection:
         schema = connection.adbc_get_table_schema("listed", db_schema_filter="silver")
     assert schema.field("price").type == pa.decimal128(9, 2)
@@ -88,9 +92,37 @@ def test_a_made_table_is_there_after_a_restart(fresh_server, tmp_path):
 
 @pytest.mark.feature("bulk ingest: create, create_append")
 def test_an_empty_table_can_be_made(shop):
-    assert shop.send("empty", KEYED.empty_table(), mode="create") == 0
+    # Without a batch, the driver sends nothing at all, not even the schema.
+    nothing = pa.RecordBatchReader.from_batches(KEYED, [pa.RecordBatch.from_pylist([], schema=KEYED)])
+    assert shop.send("empty", nothing, mode="create") == 0
     shop.ingest("empty", rows((1, "a"), (1, "b")))
     assert items(shop, "empty") == [(1, "b")]
+
+
+def test_what_is_told_of_a_tables_first_ingest_is_true_however_often_it_is_asked(shop):
+    done = threading.Event()
+
+    def ask():
+        with closing(shop.connect()) as connection, connection.cursor() as cursor:
+            while not done.is_set():
+                cursor.execute("SELECT count(*) FROM system.ingests")
+                cursor.fetchall()
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    try:
+        ids = [f"first-of-asked_{number}" for number in range(15)]
+        for ingest_id in ids:
+            shop.send(ingest_id.removeprefix("first-of-"), rows((1, "a"), (2, "b")), mode="create", ingest_id=ingest_id)
+        for ingest_id in ids:
+            shop.wait_merged(ingest_id)
+    finally:
+        done.set()
+        for asker in askers:
+            asker.join()
+    told = shop.rows("SELECT ingest_id, rows, frames FROM system.ingests WHERE ingest_id LIKE 'first-of-%'")
+    assert sorted((row["ingest_id"], row["rows"], row["frames"]) for row in told) == sorted((i, 2, 1) for i in ids)
 
 
 @pytest.mark.feature("bulk ingest: create, create_append", "errors with their codes")

@@ -17,19 +17,20 @@ import adbc_driver_manager
 import grpc
 import pyarrow as pa
 import pytest
+from google.protobuf.any_pb2 import Any
 
-from lab import logs, readings
+from lab import logs, readings, write_definition
 from messages import SERVICE, Client, command, flight_data, m, pack, query
-from mallard import wait_for
+from mallard import Server, wait_for
 
 SEEDS = range(40 if os.environ.get("MALLARD_DEEP") else 2)
 CASES = 150
 MEMORY_MIB_MAX = 1536
 # Far above that: an allocation without bounds must fail in the server, not on the whole machine.
 ADDRESS_SPACE_BYTES = 16 << 30
-# The server ends a case that is a query after the first; a call that takes the second hangs.
-QUERY_TIMEOUT = ("mallard-timeout", "2s")
-HANG_SECONDS = 30
+# The server ends a query after the first; a call that takes the second hangs.
+QUERY_TIMEOUT = ("mallard-timeout", "1s")
+HANG_SECONDS = 10
 MESSAGES_READ = 20
 OWN_FAILURES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 TYPE_URL = b"type.googleapis.com/arrow.flight.protocol.sql."
@@ -39,7 +40,7 @@ ACTIONS = [
     "CreatePreparedStatement", "CreatePreparedSubstraitPlan", "EndSavepoint", "EndTransaction", "GetSessionOptions",
     "RenewFlightEndpoint", "SetSessionOptions",
 ]  # fmt: skip
-COMMANDS = [name for name in vars(m) if name.startswith(("Command", "Action", "Ticket", "DoPut"))]
+COMMANDS = [name for name in vars(m) if name.startswith(("Command", "Action"))] + ["TicketStatementQuery"]
 
 
 def mutated(rng, data, others=(b"",)):
@@ -108,7 +109,8 @@ class Hostile:
         server = self.server
         assert server.process.poll() is None, f"the server died; log:\n{server.log()}"
         assert not self.failures, f"{len(self.failures)} of {self.codes}:\n" + "\n".join(self.failures[:20])
-        assert server.rows("SELECT 1 AS one") == [{"one": 1}]
+        with Client(server.address) as client:
+            assert client.rows("SELECT 1 AS one") == [{"one": 1}]
         assert peak_memory_mib(server) < MEMORY_MIB_MAX, f"log:\n{server.log()}"
 
 
@@ -118,21 +120,42 @@ def peak_memory_mib(server):
 
 
 @pytest.fixture(scope="module")
-def server(lab):
-    resource.prlimit(lab.process.pid, resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
-    lab.ingest("readings", readings(*({"id": n, "sensor": f"s{n % 3}", "value": float(n)} for n in range(100))))
-    return lab
+def running():
+    """The server that runs, with the folder it is in; one that a burst harmed is replaced by another."""
+    running = {}
+    yield running
+    if server := running.get("server"):
+        server.__exit__()
 
 
 @pytest.fixture
-def hostile(server):
+def server(running, tmp_path_factory):
+    if "server" not in running:
+        folder = tmp_path_factory.mktemp("hostile")
+        # Any server with the key opens what the one before it sealed.
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("MALLARD_KEY", "5a" * 32)
+            server = running["server"] = Server(write_definition(folder / "definition"), folder / "data").__enter__()
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+        server.ingest("readings", readings(*({"id": n, "sensor": f"s{n % 3}", "value": float(n)} for n in range(100))))
+    return running["server"]
+
+
+@pytest.fixture
+def hostile(running, server):
     hostile = Hostile(server)
     yield hostile
     hostile.channel.close()
-    hostile.check()
+    harmed = running.pop("server")
+    try:
+        hostile.check()
+    except BaseException:
+        harmed.kill()
+        raise
+    running["server"] = harmed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(server):
     with Client(server.address) as client:
         yield client
@@ -143,13 +166,13 @@ def rng(request):
     return random.Random(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def honest(client):
     """Messages that the server knows, by kind."""
     info = client.get_flight_info(query("SELECT * FROM silver.readings"))
     poll = client.poll_flight_info(query("SELECT id FROM silver.readings"))
     prepared = client.prepare("SELECT * FROM silver.readings WHERE id = ?").prepared_statement_handle
-    writes = client.prepare("INSERT INTO silver.logs VALUES (?, ?)").prepared_statement_handle
+    writes = client.prepare("INSERT INTO silver.logs (line, text) VALUES (?, ?)").prepared_statement_handle
     options = [m.SessionOption(key="timeout", value=m.SessionOptionValue(string_value="10s"))]
     ingest = m.CommandStatementIngest(
         table="logs", table_definition_options=m.TableDefinitionOptions(if_not_exist=2, if_exists=2)
@@ -185,14 +208,33 @@ def honest(client):
     }
 
 
+def varint(number):
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def field(number, value):
+    """A field of bytes, as protobuf has it."""
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def packed(name, value):
+    """A message of Flight SQL of that name, inside an Any."""
+    return field(1, TYPE_URL + name.encode()) + field(2, value)
+
+
 def test_a_ticket_with_any_byte_changed_is_refused(hostile, honest):
-    ticket = honest["tickets"][0]
-    sealed = m.TicketStatementQuery.FromString(ticket[ticket.index(b"\x12") + 3 :]).statement_handle
-    for at in range(len(sealed)):
-        changed = sealed[:at] + bytes([sealed[at] ^ 0x41]) + sealed[at + 1 :]
-        request = m.Ticket(ticket=pack(m.TicketStatementQuery(statement_handle=changed)))
+    value = Any.FromString(honest["tickets"][0]).value
+    # The handle is the only field of its message, behind a tag and a length of one byte or two.
+    begin = 2 if value[1] < 0x80 else 3
+    for at in range(begin, len(value)):
+        changed = value[:at] + bytes([value[at] ^ 0x41]) + value[at + 1 :]
+        request = m.Ticket(ticket=packed("TicketStatementQuery", changed))
         error = hostile.send("DoGet", request.SerializeToString()).error
-        assert error and error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"byte {at} of {len(sealed)}: {error}"
+        assert error and error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"byte {at} of {len(value)}: {error}"
 
 
 def test_damaged_and_invented_tickets(hostile, honest, rng):
@@ -204,18 +246,8 @@ def test_damaged_and_invented_tickets(hostile, honest, rng):
 
 def invented_command(rng):
     """A command of a known or an unknown type, with a body that may fit."""
-    name = rng.choice([*COMMANDS, "CommandNobodyKnows", "", "\N{DUCK}" * 50]).encode()
-    body = rng.choice([b"", rng.randbytes(rng.randrange(64)), b"\x0a\x03abc", b"\x0a\xff\xff\xff\xff\x0f"])
-    url = TYPE_URL + name
-    return b"\x0a" + varint(len(url)) + url + b"\x12" + varint(len(body)) + body
-
-
-def varint(number):
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*encoded, number])
+    name = rng.choice([*COMMANDS, "CommandNobodyKnows", "", "\N{DUCK}" * 50])
+    return packed(name, rng.choice([b"", rng.randbytes(rng.randrange(64)), field(1, b"abc"), b"\x0a\xff\xff\xff\xff\x0f"]))
 
 
 def test_damaged_and_invented_descriptors(hostile, honest, rng):
@@ -233,6 +265,13 @@ def test_damaged_and_invented_descriptors(hostile, honest, rng):
                 descriptor = m.FlightDescriptor(type=2, cmd=rng.randbytes(rng.randrange(300)))
         for method in ("GetFlightInfo", "GetSchema", "PollFlightInfo"):
             hostile.send(method, descriptor.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_an_action_whose_body_is_damaged(hostile, kind):
+    own = f"Action{kind}Request"
+    for body in (b"", b"\xff" * 8, packed(own, b""), packed(own, b"\x0a\xff\xff\xff\xff\x0f"), packed("CommandGetTables", b"")):
+        hostile.send("DoAction", m.Action(type=kind, body=body).SerializeToString())
 
 
 def test_damaged_and_invented_actions(hostile, honest, rng):
@@ -288,21 +327,18 @@ def test_handshakes_and_the_calls_that_are_rarely_made(hostile, rng):
             for _ in range(rng.randrange(4))
         ]
         hostile.send("Handshake", *(payload.SerializeToString() for payload in payloads), unary=False)
-        hostile.send("ListFlights", b"\x0a" + varint(40) + rng.randbytes(40))
+        hostile.send("ListFlights", field(1, rng.randbytes(40)))
         hostile.send("ListActions", b"\x0a\x01x")
         hostile.send("DoExchange", *(rng.randbytes(0) for _ in range(rng.randrange(3))), unary=False)
 
 
-def test_bytes_that_are_no_message_at_all(server, rng):
-    hostile = Hostile(server)
+def test_bytes_that_are_no_message_at_all(hostile, rng):
     methods = ["GetFlightInfo", "GetSchema", "PollFlightInfo", "DoGet", "DoAction", "ListFlights"]
     for _ in range(CASES):
         error = hostile.send(rng.choice(methods), b"\x0a\xff" + rng.randbytes(rng.randrange(100))).error
         # That a message can't be decoded is INTERNAL by gRPC's own rules, said by the library ahead of the service.
         assert error and error.code() is not grpc.StatusCode.UNKNOWN
-    hostile.channel.close()
     hostile.failures.clear()
-    hostile.check()
 
 
 def test_connections_that_speak_no_http(hostile, rng):
@@ -530,11 +566,11 @@ BOMBS = {
     "structs": "SELECT " + nested("{'a': ", "}", 5_000),
     "functions": "SELECT " + nested("abs(", ")", 20_000),
     "unions": "SELECT 1" + " UNION SELECT 1" * 7_000,
-    "values": "VALUES " + ", ".join(["(1)"] * 100_000),
+    "values": "VALUES " + ", ".join(["(1)"] * 15_000),
     "columns": "SELECT " + ", ".join(["1"] * 100_000),
     "joins": "SELECT 1 FROM silver.readings a0" + "".join(f" JOIN silver.readings a{n} USING (id)" for n in range(1, 2_000)),
     "commas": "SELECT count(*) FROM " + ", ".join(f"silver.readings a{n}" for n in range(100)),
-    "with": "WITH t0 AS (SELECT 1)" + "".join(f", t{n + 1} AS (SELECT * FROM t{n}, t{n} b)" for n in range(60)) + " SELECT * FROM t60",
+    "with": "WITH t0 AS (SELECT 1)" + "".join(f", t{n + 1} AS (SELECT * FROM t{n}, t{n} b)" for n in range(30)) + " SELECT * FROM t30",
     "comments": "/*" * 300_000,
     "closed comments": "SELECT " + nested("/*", "*/", 100_000, "") + "1",
     "line comments": "-- x\n" * 200_000 + "SELECT 1",
@@ -548,7 +584,7 @@ BOMBS = {
     "digits": "SELECT " + "9" * 500_000,
     "fraction": "SELECT 0." + "0" * 500_000 + "1",
     "exponent": "SELECT 1e999999999999",
-    "dots": "SELECT " + "a." * 200_000 + "a",
+    "dots": "SELECT " + "a." * 50_000 + "a",
     "types": "SELECT arrow_cast(1, '" + "List(" * 20_000 + "Int8" + ")" * 20_000 + "')",
     "array types": "SELECT NULL::INT" + "[]" * 20_000,
     "regex": "SELECT regexp_like('a', '" + nested("(", ")", 10_000, "a") + "')",
@@ -556,7 +592,7 @@ BOMBS = {
     "like": "SELECT repeat('a', 100000) LIKE '" + "%a" * 10_000 + "b'",
     "windows": "SELECT " + ", ".join(f"sum(id) OVER (ORDER BY value ROWS {n} PRECEDING)" for n in range(500)) + " FROM silver.readings",
     "grouping sets": f"SELECT count(*) FROM silver.readings GROUP BY CUBE ({', '.join(['id'] * 40)})",
-    "cube": f"SELECT count(*) FROM silver.readings GROUP BY CUBE ({', '.join(f'id + {n}' for n in range(20))})",
+    "cube": f"SELECT count(*) FROM silver.readings GROUP BY CUBE ({', '.join(f'id + {n}' for n in range(14))})",
 }  # fmt: skip
 
 

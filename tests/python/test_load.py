@@ -16,9 +16,9 @@ from contextlib import ExitStack, suppress
 import grpc
 import pytest
 
-from messages import Client, m, query, table
+from lab import logs, write_definition
 from mallard import Server, wait_for
-from lab import write_definition
+from messages import Client, command, m, query, table
 
 CLIENT = "gRPC, Python"
 DEEP = bool(os.environ.get("MALLARD_DEEP"))
@@ -27,7 +27,7 @@ BUSY = 100
 QUERIES_A_ROUND = 330_000 if DEEP else 1_700
 RETRY_HEADER = "grpc-retry-pushback-ms"
 # Neither ends while a test waits: the first gives no row, the second rows all the time.
-SILENT = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x * y % 7 = 8"
+SILENT = "SELECT count(*) FROM generate_series(1, 1000000000000) AS t(value) WHERE value % 7 = 8"
 TALKING = "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 100000000) AS t(value)"
 SPILLING = "SELECT value, repeat('x', 500) AS text FROM generate_series(1, 3000000) AS t(value) ORDER BY text, value DESC"
 LEAVE_SECONDS = 10
@@ -179,15 +179,9 @@ def test_planning_goes_on_while_all_places_are_taken(start):
         running.initial_metadata()
         assert client.get_schema(query("SELECT 1 AS one")).names == ["one"]
         assert client.prepare("SELECT ?").prepared_statement_handle
-        assert client.read(client.get_flight_info(command_tables())).num_rows > 0
+        assert client.read(client.get_flight_info(command(m.CommandGetTables()))).num_rows > 0
         assert refusal_of(client).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         running.cancel()
-
-
-def command_tables():
-    from messages import command
-
-    return command(m.CommandGetTables())
 
 
 def test_one_client_that_asks_much_does_not_hold_up_another(start):
@@ -226,7 +220,8 @@ def spilled(server):
 
 def entry(server, mark):
     """What system.queries tells of the one statement that ends in this comment."""
-    rows = server.rows(f"SELECT * FROM system.queries WHERE statement LIKE '%-- {mark}'")
+    ended = "state NOT IN ('queued', 'running') AS ended"
+    rows = server.rows(f"SELECT *, {ended} FROM system.queries WHERE statement LIKE '%-- {mark}'")
     return rows[0] if rows else None
 
 
@@ -285,24 +280,50 @@ def test_a_query_without_a_reader_gives_back_its_place_and_its_spill_files(start
         wait_for(lambda: spilled(server) == 0, "the removal of spill files", LEAVE_SECONDS)
 
 
-@pytest.mark.parametrize("leave", WAYS)
+@pytest.mark.parametrize("leave", [leave_by_cancel, leave_by_hanging_up, leave_by_action])
 def test_a_query_without_a_reader_gives_back_its_memory(start, leave):
     server = start(query_memory_mib=1024)
-    headers = [("mallard-timeout", "6s")] if leave is leave_at_the_timeout else []
-    server.rows("SELECT 1")
-    before = Held(server)
-    with own_connection(server) as client:
-        client.headers = headers
-        hash_table = "SELECT value % 20000000 AS v, count(*) FROM generate_series(1, 10000000000) AS t(value) GROUP BY 1"
-        info = client.get_flight_info(query(hash_table))
-        call = client.do_get(info.endpoint[0].ticket)
-        grown = wait_for(lambda: Held(server).memory_mib > before.memory_mib + 300 and Held(server), "a large table")
-        leave(client, call, info)
-        wait_for(
-            lambda: Held(server).memory_mib < before.memory_mib + 150,
-            f"the release of memory ({before}, then {grown})",
-            LEAVE_SECONDS,
-        )
+    hash_table = "SELECT value % 20000000 AS v, count(*) FROM generate_series(1, 10000000000) AS t(value) GROUP BY 1"
+    left = []
+    for number in range(5):
+        with own_connection(server) as client:
+            info = client.get_flight_info(query(f"{hash_table} -- {number}"))
+            call = client.do_get(info.endpoint[0].ticket)
+            call.initial_metadata()
+            begin = Held(server)
+            wait_for(lambda: Held(server).memory_mib > begin.memory_mib + 100, "a large table")
+            leave(client, call, info)
+            wait_for(lambda: entry(server, number)["ended"], "the end of the query", LEAVE_SECONDS)
+            wait_for(lambda: is_idle(server), "an idle processor", LEAVE_SECONDS)
+        left.append(Held(server))
+    # The allocator keeps some of it for the next query, but not more each time.
+    assert left[-1].memory_mib < left[1].memory_mib + 64, left
+
+
+def test_joins_that_compare_all_rows_do_not_hold_up_others_and_end_when_they_are_cancelled(start):
+    server = start()
+    join = "SELECT count(*) FROM generate_series(1, 1000000) a(x) JOIN generate_series(1, 1000000) b(y) ON x * y % 7 = 8"
+    with Client(server.address) as client:
+        calls = [hold(client, join) for _ in range(4)]
+        for call in calls:
+            call.initial_metadata()
+        assert client.rows("SELECT 1 AS one") == [{"one": 1}]
+        for call in calls:
+            call.cancel()
+        wait_for(lambda: is_idle(server), "an idle processor", LEAVE_SECONDS)
+
+
+def is_idle(server):
+    """Whether the process uses less than a tenth of a processor."""
+
+    def seconds():
+        with open(f"/proc/{server.process.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = seconds()
+    time.sleep(0.5)
+    return seconds() - before < 0.05
 
 
 def test_a_client_that_dies_with_many_queries_leaves_none_running(start):
@@ -318,19 +339,17 @@ def test_a_client_that_dies_with_many_queries_leaves_none_running(start):
 
 
 def test_more_connections_than_files_do_no_lasting_harm(start):
-    server = start()
-    server.rows("SELECT 1")
-    most = Held(server).files + 100
-    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))
-    with ExitStack() as stack:
-        for _ in range(300):
-            stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
-        wait_for(lambda: Held(server).files >= most - 1, "the last file")
-    assert wait_for(lambda: tried(server), "an answer") == [{"one": 1}]
-
-
-def tried(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        return server.rows("SELECT 1 AS one")
-    except Exception:  # noqa: BLE001
-        return None
+        # Many systems give a process 1,024 files if it does not ask for more.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ExitStack() as connections:
+        for _ in range(350):
+            connections.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+        wait_for(lambda: Held(server).files >= 250, "all files to be in use")
+        wait_for(lambda: is_idle(server), "an idle processor", LEAVE_SECONDS)
+    wait_for(lambda: Held(server).files < 100, "the closing of files")
+    server.ingest("logs", logs("afterwards"))

@@ -21,7 +21,7 @@ TIMEOUT = adbc_driver_manager.AdbcStatusCode.TIMEOUT
 # What the driver makes of RESOURCE_EXHAUSTED.
 EXHAUSTED = adbc_driver_manager.AdbcStatusCode.INTERNAL
 # Far more than any test waits for.
-ENDLESS = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x * y % 7 = 8"
+ENDLESS = "SELECT sum(value) FROM generate_series(1, 1000000000000) AS t(value)"
 
 
 @pytest.fixture
@@ -48,13 +48,6 @@ def versions(lab, own):
     return [lab.ingest("readings", readings(row))["silver_version"] for row in rows]
 
 
-def committed_at(lab, own):
-    """When the newest of a sensor's rows was merged."""
-    lab.ingest("logs", logs("a mark"))
-    merged = lab.rows("SELECT max(merged_at) AS at FROM system.ingests WHERE table_name = 'readings'")
-    return merged[0]["at"]
-
-
 def value(own, travel=""):
     return f"SELECT value FROM silver.readings {travel} WHERE id = {own.id(1)}"
 
@@ -73,7 +66,7 @@ def test_two_versions_of_a_table_join(lab, own):
     first, second = versions(lab, own)
     sql = (
         f"SELECT was.value, now.value FROM silver.readings FOR VERSION AS OF {first} AS was "
-        f"JOIN silver.readings FOR VERSION AS OF {second} AS now USING (id) WHERE id = {own.id(1)}"
+        f"JOIN silver.readings FOR VERSION AS OF {second} AS now ON was.id = now.id WHERE now.id = {own.id(1)}"
     )
     assert run(lab, sql) == [(1.0, 2.0)]
 
@@ -82,7 +75,7 @@ def test_two_versions_of_a_table_join(lab, own):
 @pytest.mark.parametrize("clause", ["FOR TIMESTAMP AS OF '{}'", "FOR SYSTEM_TIME AS OF TIMESTAMP '{}'"])
 def test_a_table_is_read_as_it_was_at_a_time(lab, own, clause):
     lab.ingest("readings", readings({"id": own.id(1), "value": 1.0}))
-    then = committed_at(lab, own)
+    then = datetime.now(timezone.utc)
     lab.ingest("readings", readings({"id": own.id(1), "seq": 2, "value": 2.0}))
     berlin = then.astimezone(timezone(timedelta(hours=1)))
     for time in (then.strftime("%Y-%m-%d %H:%M:%S.%f"), then.isoformat(), berlin.isoformat()):
@@ -90,10 +83,22 @@ def test_a_table_is_read_as_it_was_at_a_time(lab, own, clause):
     assert run(lab, value(own, clause.format("2999-01-01"))) == [(2.0,)]
 
 
+@pytest.mark.feature("time travel")
+def test_the_time_of_a_merge_reads_what_it_merged(lab, own):
+    for seq in range(1, 7):
+        lab.ingest("readings", readings({"id": own.id(1), "seq": seq, "value": float(seq)}))
+    merges = lab.rows(
+        "SELECT merged_at FROM system.ingests WHERE table_name = 'readings' ORDER BY silver_version DESC LIMIT 6"
+    )
+    times = [row["merged_at"].isoformat() for row in reversed(merges)]
+    read = [run(lab, value(own, f"FOR TIMESTAMP AS OF '{time}'")) for time in times]
+    assert read == [[(float(seq),)] for seq in range(1, 7)]
+
+
 @pytest.mark.feature("time travel", "session options")
 def test_a_session_reads_all_tables_as_of_its_time(lab, own):
     lab.ingest("readings", readings({"id": own.id(1), "value": 1.0}))
-    then = {"mallard-as-of": committed_at(lab, own).isoformat()}
+    then = {"mallard-as-of": datetime.now(timezone.utc).isoformat()}
     second = lab.ingest("readings", readings({"id": own.id(1), "seq": 2, "value": 2.0}))["silver_version"]
     assert run(lab, value(own), then) == [(1.0,)]
     assert run(lab, value(own, f"FOR VERSION AS OF {second}"), then) == [(2.0,)], "the statement's own word wins"
@@ -106,7 +111,7 @@ def test_a_session_reads_all_tables_as_of_its_time(lab, own):
     ("clause", "words", "status"),
     [
         ("FOR VERSION AS OF 999999", ("readings", "999999"), NOT_FOUND),
-        ("FOR TIMESTAMP AS OF '2001-01-01'", ("readings", "2001-01-01"), NOT_FOUND),
+        ("FOR TIMESTAMP AS OF '2001-01-01'", ("readings", "2001-01-01T00:00:00Z"), NOT_FOUND),
         ("FOR VERSION AS OF 'three'", ("whole number",), INVALID),
         ("FOR VERSION AS OF ?", ("parameter",), INVALID),
         ("FOR TIMESTAMP AS OF 'yesterday'", ("yesterday", "write"), INVALID),
@@ -129,7 +134,7 @@ def test_a_system_table_has_no_past(lab):
 def test_an_option_comes_as_a_header(lab):
     lab.ingest("logs", logs("a"))
     assert run(lab, "SELECT count(*) > 0 FROM logs", {"mallard-schema": "silver"}) == [(True,)]
-    with refused("logs", status=NOT_FOUND, cure=False):
+    with refused("gold.logs", "silver.logs", status=(INVALID, NOT_FOUND)):
         run(lab, "SELECT count(*) FROM logs")
 
 
@@ -225,8 +230,8 @@ def test_a_query_stays_within_its_memory(lab):
 
 @pytest.mark.feature("session options")
 def test_a_query_that_can_spill_goes_on_beyond_its_memory(lab):
-    sql = "SELECT count(*) FROM (SELECT DISTINCT value, value::varchar FROM generate_series(1, 300000) AS t(value))"
-    assert run(lab, sql, {"mallard-memory-limit": "8MiB"}) == [(300000,)]
+    pairs = "SELECT DISTINCT value, value::varchar AS text FROM generate_series(1, 300000) AS t(value)"
+    assert run(lab, f"SELECT count(*) FROM ({pairs})", {"mallard-memory-limit": "8MiB"}) == [(300000,)]
 
 
 @pytest.mark.feature("compression of results", "session options")
@@ -243,7 +248,7 @@ def test_a_compressed_result_is_the_same(lab, compression):
 def test_comments_are_in_information_schema(lab):
     tables = "SELECT comment FROM information_schema.tables WHERE table_name = '{}'"
     assert run(lab, tables.format("readings")) == [("newest value of each sensor",)]
-    assert run(lab, tables.format("notes")) == [("its first ingest declares its columns",)]
+    assert run(lab, tables.format("loudest")) == [(None,)]
     columns = "SELECT comment FROM information_schema.columns WHERE table_name = 'readings' AND column_name = '{}'"
     assert run(lab, columns.format("id")) == [("identifies the reading",)]
     assert run(lab, columns.format("value")) == [(None,)]

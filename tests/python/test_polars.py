@@ -20,7 +20,8 @@ def connection(lab):
 
 @pytest.mark.feature("connect, handshake", "queries", "scalar types", "NULLs")
 def test_a_query_becomes_a_data_frame(lab, own, connection):
-    lab.ingest("readings", readings({"id": own.id(1), "sensor": own.sensor, "value": 2.5}, {"id": own.id(2), "at": None}))
+    rows = {"id": own.id(1), "sensor": own.sensor, "value": 2.5}, {"id": own.id(2), "at": None}
+    lab.ingest("readings", readings(*rows))
     sql = f"SELECT id, sensor, value, at FROM silver.readings WHERE {own.where()} ORDER BY id"
     frame = pl.read_database(sql, connection)
     assert frame.schema == {
@@ -60,8 +61,13 @@ def test_a_large_result_comes_in_batches(connection):
 @pytest.mark.feature("bulk ingest: append")
 def test_a_data_frame_is_appended(lab, own, connection):
     frame = pl.DataFrame(
-        {"id": [own.id(1), own.id(2)], "seq": [1, 1], "sensor": [own.sensor, None], "value": [0.5, None],
-         "at": [NOON, None]}
+        {
+            "id": [own.id(1), own.id(2)],
+            "seq": [1, 1],
+            "sensor": [own.sensor, None],
+            "value": [0.5, None],
+            "at": [NOON, None],
+        }
     )
     assert frame.write_database("silver.readings", connection, engine="adbc", if_table_exists="append") == 2
     sql = f"SELECT id, seq, sensor, value, at FROM silver.readings WHERE {own.where()} ORDER BY id"
@@ -81,5 +87,6 @@ def test_a_table_is_not_replaced(lab, connection):
 
 @pytest.mark.feature("errors with their codes")
 def test_an_append_to_a_table_that_is_not_there_says_what_to_do(connection):
+    frame = pl.DataFrame({"line": [1]})
     with pytest.raises(adbc_driver_manager.Error, match="allow_create"):
-        pl.DataFrame({"line": [1]}).write_database("silver.letters", connection, engine="adbc", if_table_exists="append")
+        frame.write_database("silver.letters", connection, engine="adbc", if_table_exists="append")

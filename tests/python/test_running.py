@@ -1,4 +1,4 @@
-"""Queries as they run: read in parts, in the background, half, or cancelled; and what `system.queries` tells of them."""
+"""Queries as they run: in parts, in the background, read half or cancelled; and what `system.queries` tells of them."""
 
 import threading
 from contextlib import closing
@@ -12,14 +12,14 @@ from adbc_driver_flightsql import StatementOptions as FlightSqlStatementOptions
 from adbc_driver_manager import StatementOptions
 
 from errors import refused
-from lab import logs, readings, write_definition
+from lab import readings, write_definition
 from mallard import Server, wait_for
 
 CLIENT = "ADBC, Python"
 CANCELLED = adbc_driver_manager.AdbcStatusCode.CANCELLED
 ROWS = 400_000
 # Far more than any test waits for, the first without a row, the second with rows all the time.
-SILENT = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x * y % 7 = 8"
+SILENT = "SELECT sum(value) FROM generate_series(1, 1000000000000) AS t(value)"
 TALKING = "SELECT value, repeat('x', 100) AS text FROM generate_series(1, 1000000000) AS t(value)"
 
 
@@ -41,8 +41,15 @@ def cursor(server):
         yield cursor
 
 
+@pytest.fixture
+def whole(server):
+    """A cursor whose results come in one part, so that each query is one row of system.queries."""
+    with closing(server.connect({"mallard-max-endpoints": "1"})) as connection, connection.cursor() as cursor:
+        yield cursor
+
+
 def told(server, mark):
-    """The rows of system.queries about statements that end in this comment; their reader may not be told yet."""
+    """The rows of system.queries about statements that end in this comment."""
     return server.rows(f"SELECT * FROM system.queries WHERE statement LIKE '%-- {mark}' ORDER BY started_at")
 
 
@@ -186,6 +193,21 @@ def test_a_cancel_from_another_thread_stops_the_query(server, cursor, what):
     assert row["error"]
 
 
+@pytest.mark.feature("cancel", "connections at once")
+def test_a_join_that_finds_nothing_holds_up_nobody_and_stops_when_it_is_cancelled(fresh_server):
+    server, mark = fresh_server(), "joined in vain"
+    join = "SELECT count(*) FROM generate_series(1, 300000) a(x) JOIN generate_series(1, 300000) b(y) ON x * y % 7 = 8"
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"{join} -- {mark}")
+        told_once(server, mark, "running")
+        cursor.adbc_cancel()
+        with pytest.raises(adbc_driver_manager.Error):
+            cursor.fetchall()
+    told_once(server, mark, "cancelled")
+    assert server.rows("SELECT count(*) AS n FROM generate_series(1, 1000)") == [{"n": 1000}]
+    assert server.stop() == 0
+
+
 @pytest.mark.feature("cancel")
 def test_a_cursor_is_usable_after_a_cancel(server, cursor):
     cursor.execute(TALKING)
@@ -222,6 +244,40 @@ def test_batches_are_streamed_before_the_query_has_ended(server, cursor):
     reader.close()
 
 
+@pytest.mark.feature("queries", "errors with their codes")
+def test_an_error_in_the_middle_comes_behind_the_rows_before_it(cursor):
+    cursor.execute("SELECT 1 / (100000 - value) AS inverse, value FROM generate_series(1, 200000) AS t(value)")
+    assert cursor.fetchone()
+    with pytest.raises(adbc_driver_manager.Error, match="(?i)divide by zero") as caught:
+        while cursor.fetchmany(10_000):
+            pass
+    assert caught.value.status_code == adbc_driver_manager.AdbcStatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.feature("errors with their codes", "connections at once")
+def test_more_queries_than_the_server_takes_are_refused_with_a_hint(fresh_server, monkeypatch):
+    monkeypatch.setenv("MALLARD_QUERIES_MAX", "1")
+    monkeypatch.setenv("MALLARD_QUEUE_MAX", "0")
+    server = fresh_server()
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(TALKING)
+        cursor.fetchone()
+        with pytest.raises(adbc_driver_manager.Error, match="try again") as caught:
+            server.rows("SELECT 1")
+        assert "ResourceExhausted" in str(caught.value)
+        details = dict(caught.value.details)
+        assert int(details[b"grpc-retry-pushback-ms"]) > 0
+        assert b"google.rpc.RetryInfo" in details[b"grpc-status-details-bin"]
+    wait_for(lambda: answers(server), "room for a query")
+
+
+def answers(server):
+    try:
+        return server.rows("SELECT 1 AS one") == [{"one": 1}]
+    except adbc_driver_manager.Error:
+        return False
+
+
 @pytest.mark.feature("connections at once")
 def test_many_connections_read_at_once(server):
     sums, errors = [], []
@@ -244,31 +300,31 @@ def test_many_connections_read_at_once(server):
     assert sorted(sums) == sorted((n, sum(range(0, ROWS, n))) for n in range(1, 17) for _ in range(3))
 
 
-def test_the_log_tells_who_asked_what_and_what_it_took(server, cursor):
+def test_the_log_tells_who_asked_what_and_what_it_took(server, whole):
     mark = "logged"
     before = datetime.now(timezone.utc)
     sql = f"SELECT text, count(*) FROM silver.logs GROUP BY text ORDER BY text -- {mark}"
-    cursor.execute(sql)
-    table = cursor.fetch_arrow_table()
+    whole.execute(sql)
+    table = whole.fetch_arrow_table()
     row = told_once(server, mark, "done")
     assert (row["kind"], row["statement"], row["error"]) == ("select", sql, None)
     assert row["query_id"] and row["principal"] and row["peer"].startswith("127.0.0.1:")
     assert before - timedelta(seconds=1) <= row["started_at"] <= datetime.now(timezone.utc)
-    assert 0 <= row["queued_ms"] <= row["duration_ms"] < 60_000
+    assert 0 <= row["queued_ms"] <= row["duration_ms"]
     assert row["rows"] == table.num_rows
     assert row["bytes"] >= table.nbytes // 2
     assert row["peak_memory_bytes"] > 0
     assert row["files_read"] > 0
     assert row["bytes_scanned"] > 0
-    assert (row["spilled_bytes"], row["files_pruned"]) == (0, 0)
+    assert row["files_pruned"] == 0
 
 
-def test_the_log_tells_which_files_were_read_and_which_were_not(server, cursor):
+def test_the_log_tells_which_files_were_read_and_which_were_not(server, whole):
     for number in (1000, 2000):
         server.ingest("readings", readings({"id": number, "sensor": "pruned", "value": 1.0}))
     mark = "pruned"
-    cursor.execute(f"SELECT id FROM silver.readings WHERE id = 2000 -- {mark}")
-    assert cursor.fetchall() == [(2000,)]
+    whole.execute(f"SELECT id FROM silver.readings WHERE id = 2000 -- {mark}")
+    assert whole.fetchall() == [(2000,)]
     row = told_once(server, mark, "done")
     assert row["files_read"] >= 1
     assert row["files_pruned"] >= 1
@@ -276,7 +332,8 @@ def test_the_log_tells_which_files_were_read_and_which_were_not(server, cursor):
 
 def test_the_log_tells_what_was_spilled(server):
     mark = "spilled"
-    with closing(server.connect({"mallard-memory-limit": "16MiB"})) as connection, connection.cursor() as cursor:
+    limits = {"mallard-memory-limit": "16MiB", "mallard-max-endpoints": "1"}
+    with closing(server.connect(limits)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT text, line FROM silver.logs ORDER BY text, line -- {mark}")
         assert cursor.fetch_arrow_table().num_rows == ROWS
     row = told_once(server, mark, "done")
@@ -295,18 +352,18 @@ def test_the_log_tells_what_was_spilled(server):
         ("DELETE FROM silver.readings WHERE id = -1", "delete"),
     ],
 )
-def test_the_log_tells_what_kind_a_statement_is(server, cursor, sql, kind):
+def test_the_log_tells_what_kind_a_statement_is(server, whole, sql, kind):
     mark = f"kind {kind}"
-    cursor.execute(f"{sql} -- {mark}")
-    cursor.fetchall()
+    whole.execute(f"{sql} -- {mark}")
+    whole.fetchall()
     assert told_once(server, mark, "done")["kind"] == kind
 
 
-def test_the_log_tells_how_a_query_failed(server, cursor):
+def test_the_log_tells_how_a_query_failed(server, whole):
     mark = "failed"
     with pytest.raises(adbc_driver_manager.Error):
-        cursor.execute(f"SELECT 1 / (line - line) FROM silver.logs -- {mark}")
-        cursor.fetchall()
+        whole.execute(f"SELECT 1 / (line - line) FROM silver.logs -- {mark}")
+        whole.fetchall()
     assert "divide by zero" in told_once(server, mark, "failed")["error"].lower()
 
 
@@ -321,11 +378,11 @@ def test_the_log_tells_what_ran_out_of_time(server):
     assert "0.2 s" in row["error"]
 
 
-def test_the_log_tells_a_query_of_many_runs_once_each(server, cursor):
+def test_the_log_tells_a_query_of_many_runs_once_each(server, whole):
     mark = "bound"
     sql = f"SELECT line FROM silver.logs WHERE line = ? -- {mark}"
     for number in range(3):
-        cursor.execute(sql, (number,))
-        assert cursor.fetchall() == [(number,)]
+        whole.execute(sql, (number,))
+        assert whole.fetchall() == [(number,)]
     wait_for(lambda: len(told(server, mark)) == 3, "three rows")
     assert len({row["query_id"] for row in told(server, mark)}) == 3

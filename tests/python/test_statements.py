@@ -164,25 +164,27 @@ def test_a_prepared_insert_runs_each_time(shop, cursor, own):
 def test_any_number_of_bound_rows_is_one_insert(shop, cursor):
     rows = pa.table({"line": range(-5000, 0), "text": [f"t{n}" for n in range(5000)]})
     assert changed(cursor, "INSERT INTO silver.log (text, line) VALUES (upper($2), $1)", rows) == 5000
-    becomes(shop, "SELECT count(*), count(DISTINCT text), min(text) FROM silver.log WHERE line < 0", [(5000, 5000, "T0")])
+    counted = "SELECT count(*), count(DISTINCT text), min(text) FROM silver.log WHERE line < 0"
+    becomes(shop, counted, [(5000, 5000, "T0")])
     ingests = "SELECT rows FROM system.ingests WHERE table_name = 'log' AND rows = 5000"
     assert shop.rows(ingests) == [{"rows": 5000}]
 
 
 @pytest.mark.feature("updates (INSERT, UPDATE, DELETE)", "bound parameters", "NULLs")
 def test_bound_nulls_and_left_out_columns_are_null(shop, cursor, own):
-    assert changed(cursor, "INSERT INTO silver.log (line, text) VALUES (?, ?)", [(own.id(1), None), (own.id(2), "x")]) == 2
+    rows = [(own.id(1), None), (own.id(2), "x")]
+    assert changed(cursor, "INSERT INTO silver.log (line, text) VALUES (?, ?)", rows) == 2
     assert changed(cursor, "INSERT INTO silver.log (line) VALUES (?)", [(own.id(3),)]) == 1
-    becomes(shop, f"SELECT text FROM silver.log WHERE line / 1000 = {own.base // 1000} ORDER BY line",
-            [(None,), ("x",), (None,)])
+    found = f"SELECT text FROM silver.log WHERE line / 1000 = {own.base // 1000} ORDER BY line"
+    becomes(shop, found, [(None,), ("x",), (None,)])
 
 
 @pytest.mark.feature("updates (INSERT, UPDATE, DELETE)")
 def test_an_insert_reads_other_tables(shop, cursor, own):
     changed(cursor, f"INSERT INTO silver.log VALUES ({own.id(1)}, 'source'), ({own.id(2)}, 'source')")
     becomes(shop, f"SELECT count(*) FROM silver.log WHERE line > {own.base} AND text = 'source'", [(2,)])
-    sql = f"INSERT INTO orders (id, seq, item) SELECT line, 1, text FROM silver.log WHERE line > {own.base} AND text = ?"
-    assert changed(cursor, sql, [("source",)]) == 2
+    source = f"SELECT line, 1, text FROM silver.log WHERE line > {own.base} AND text = ?"
+    assert changed(cursor, f"INSERT INTO orders (id, seq, item) {source}", [("source",)]) == 2
     becomes(shop, order(own, 2), [(1, None, "source")])
 
 
@@ -207,7 +209,8 @@ def test_an_insert_under_an_ingest_id_is_counted_once(shop, own):
 
 @pytest.mark.feature("updates (INSERT, UPDATE, DELETE)")
 def test_an_update_by_key_moves_the_sequence_on(shop, cursor, own):
-    changed(cursor, f"INSERT INTO silver.orders (id, seq, item) VALUES ({own.id(1)}, 5, 'pen'), ({own.id(2)}, 5, 'ink')")
+    values = f"({own.id(1)}, 5, 'pen'), ({own.id(2)}, 5, 'ink')"
+    changed(cursor, f"INSERT INTO silver.orders (id, seq, item) VALUES {values}")
     becomes(shop, order(own, 1), [(5, None, "pen")])
     assert changed(cursor, f"UPDATE silver.orders SET item = 'pencil' WHERE id = {own.id(1)}") == 1
     becomes(shop, order(own, 1), [(6, None, "pencil")])

@@ -163,7 +163,11 @@ async fn insert(mut insert: Insert, definition: &Definition, catalog: &QueryCata
     }
     let stored = columns(&table, catalog).await?;
     let columns = match insert.columns.as_slice() {
-        [] => stored,
+        // Those that begin so are Mallard's own, and not for clients to write.
+        [] => {
+            let fields = stored.fields().iter().filter(|field| !field.name().starts_with('_'));
+            Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
+        }
         named => {
             let fields = named.iter().map(|name| listed(name, &table, &stored)).collect::<Result<Vec<_>>>()?;
             Arc::new(Schema::new(fields))

@@ -62,10 +62,10 @@ impl Fixture {
     /// With six rows in `silver.events` (version 0) and one in `gold.delays`; nothing was committed to
     /// `silver.carriers` (declared columns), `silver.untouched` (none) and `gold.unrefreshed`.
     pub(crate) async fn new() -> Self {
-        Self::with_memory(256 << 20, 64 << 20).await
+        Self::with(|_| {}).await
     }
 
-    pub(crate) async fn with_memory(memory_bytes: usize, spill_bytes_max: u64) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut EngineOptions)) -> Self {
         let folder = TempDir::new().unwrap();
         let declared = folder.path().join("definition");
         std::fs::create_dir_all(declared.join("gold")).unwrap();
@@ -73,15 +73,16 @@ impl Fixture {
         std::fs::write(declared.join("gold/delays.sql"), "SELECT 1 AS name").unwrap();
         let definition = Arc::new(Definition::load(&declared).unwrap_or_else(|problems| panic!("{problems}")));
         let lake = Lake::in_folder(&folder.path().join("lake")).unwrap();
-        let options = EngineOptions {
-            memory_bytes,
+        let mut options = EngineOptions {
+            memory_bytes: 256 << 20,
             spill_dir: folder.path().join("spill"),
-            spill_bytes_max,
+            spill_bytes_max: 64 << 20,
             admission: AdmissionOptions { running_max: 100, waiting_max: 100, wait_max: Duration::from_secs(60) },
             timeout: None,
             result_bytes_max: None,
             slice_bytes: 64 << 20,
         };
+        change(&mut options);
         let system = Arc::new(FakeSystem::default());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = QueryLog::new(Arc::clone(&clock));

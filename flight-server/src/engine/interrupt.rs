@@ -3,12 +3,14 @@
 //! A worker notices that its stream was dropped when it next waits, and some operators compute for minutes before they
 //! do: a nested loop join looks at every pair of rows of two inputs between two waits. So joins, which can make much of
 //! little, are made to give way after every few batches, and the conditions that they try on pairs of rows look whether
-//! the query is still wanted. Plans look the same otherwise.
+//! the query is still wanted, and let others have the thread for a while. Plans look the same otherwise.
 
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema};
@@ -16,6 +18,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNod
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
@@ -23,7 +26,22 @@ use datafusion::physical_plan::joins::{
     SortMergeJoinExec,
 };
 use datafusion::physical_plan::unnest::UnnestExec;
-use datafusion::physical_plan::ExecutionPlan;
+
+/// How long a thread computes before its other tasks are given to another thread.
+const TURN: Duration = Duration::from_millis(10);
+
+thread_local! {
+    static TURN_BEGAN: Cell<Instant> = Cell::new(Instant::now());
+}
+
+fn is_turn_over() -> bool {
+    let now = Instant::now();
+    let is_over = now - TURN_BEGAN.get() > TURN;
+    if is_over {
+        TURN_BEGAN.set(now);
+    }
+    is_over
+}
 
 /// Tells a query's operators to stop, at the latest when it is dropped.
 #[derive(Debug, Default)]
@@ -113,7 +131,12 @@ impl PhysicalExpr for Wanted {
         if self.is_over.load(Ordering::Relaxed) {
             return Err(DataFusionError::Execution("the query is over".to_owned()));
         }
-        self.inner.evaluate(batch)
+        if is_turn_over() {
+            // Other queries' tasks go on with another thread, until this one waits.
+            tokio::task::block_in_place(|| self.inner.evaluate(batch))
+        } else {
+            self.inner.evaluate(batch)
+        }
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {

@@ -24,6 +24,7 @@ mod information;
 mod interrupt;
 mod limits;
 mod memory;
+mod metadata_scan;
 mod parameters;
 mod plan;
 mod request;

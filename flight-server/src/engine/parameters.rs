@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
@@ -19,25 +19,24 @@ pub const PARAMETER_ROWS_MAX: usize = 1_000;
 /// The most parameters of a statement; PostgreSQL's wire protocol has the same bound.
 const PARAMETERS_MAX: usize = 65_535;
 
-/// The parameters of a statement, by place.
+/// The parameters of a statement, by place, with the types that their surroundings give them: a count behind LIMIT;
+/// none where nothing tells, and a value of any type is taken as it is.
 #[derive(Clone, Debug)]
-pub(super) struct Parameters(Vec<DataType>);
+pub(super) struct Parameters(Vec<Option<DataType>>);
 
 impl Parameters {
-    /// Those of `plan`, with the types that their surroundings give them: where these tell nothing, a count behind
-    /// LIMIT, else text.
+    /// Those of `plan`.
     pub(super) fn of(plan: &LogicalPlan) -> Result<Self> {
         let found = plan.get_parameter_types().map_err(explain)?;
         if found.is_empty() {
             return Ok(Self(Vec::new()));
         }
         let counts = limits(plan)?;
-        let mut by_place: BTreeMap<usize, DataType> = BTreeMap::new();
+        let mut by_place: BTreeMap<usize, Option<DataType>> = BTreeMap::new();
         for (id, data_type) in found {
             let place = place(&id)?;
-            let unknown = || if counts.contains(&id) { DataType::Int64 } else { DataType::Utf8 };
-            let data_type = data_type.filter(|known| *known != DataType::Null).unwrap_or_else(unknown);
-            by_place.insert(place, data_type);
+            let count = || counts.contains(&id).then_some(DataType::Int64);
+            by_place.insert(place, data_type.filter(|known| *known != DataType::Null).or_else(count));
         }
         let last = by_place.keys().next_back().copied().unwrap_or_default();
         if last > PARAMETERS_MAX {
@@ -45,18 +44,25 @@ impl Parameters {
                 "the statement names parameter ${last}; the most is {PARAMETERS_MAX}"
             )));
         }
-        // A place that is not used takes any value.
-        Ok(Self((1..=last).map(|place| by_place.remove(&place).unwrap_or(DataType::Utf8)).collect()))
+        Ok(Self((1..=last).map(|place| by_place.remove(&place).flatten()).collect()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As a client is told: a column each, called by its place.
+    /// As a client is told: a column each, called by its place; of text where any type is taken, of times in
+    /// milliseconds. The JDBC driver binds those whatever the unit is; who binds finer ones loses nothing.
     pub(super) fn schema(&self) -> SchemaRef {
-        let fields =
-            self.0.iter().zip(1..).map(|(data_type, place)| Field::new(format!("${place}"), data_type.clone(), true));
+        let fields = self.0.iter().zip(1..).map(|(data_type, place)| {
+            let told = match data_type {
+                None => DataType::Utf8,
+                Some(DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Millisecond, zone.clone()),
+                Some(DataType::Time32(_) | DataType::Time64(_)) => DataType::Time32(TimeUnit::Millisecond),
+                Some(other) => other.clone(),
+            };
+            Field::new(format!("${place}"), told, true)
+        });
         plain_schema(&Schema::new(fields.collect::<Vec<_>>()))
     }
 
@@ -65,7 +71,7 @@ impl Parameters {
         let given = values.map_or(0, RecordBatch::num_columns);
         if given != self.0.len() {
             return Err(Error::invalid(format!(
-                "the statement has {} parameters, and {given} were bound; bind a value to each",
+                "parameters: the statement has {}, and {given} were bound; bind a value to each",
                 self.0.len()
             )));
         }
@@ -77,7 +83,16 @@ impl Parameters {
 
     /// The type of the parameter at a place, from 0.
     pub(super) fn data_type(&self, place: usize) -> Option<&DataType> {
-        self.0.get(place)
+        self.0.get(place)?.as_ref()
+    }
+
+    /// `plan` with NULLs, of text where any type is taken.
+    pub(super) fn bind_nulls(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let nulls = self.0.iter().map(|data_type| {
+            let null = ScalarValue::try_new_null(data_type.as_ref().unwrap_or(&DataType::Utf8)).map_err(explain)?;
+            Ok(ScalarAndMetadata::new(null, None))
+        });
+        plan.with_param_values(ParamValues::List(nulls.collect::<Result<_>>()?)).map_err(explain)
     }
 
     /// `plan` with the values of one row.
@@ -86,7 +101,8 @@ impl Parameters {
         let scalars = values.columns().iter().zip(&self.0).map(|(column, data_type)| {
             let value = ScalarValue::try_from_array(column, row).map_err(unreadable)?;
             // A value that does not fit is left to the comparison, which widens.
-            let cast = value.cast_to(data_type).ok().filter(|cast| cast.is_null() == value.is_null());
+            let cast = data_type.as_ref().and_then(|data_type| value.cast_to(data_type).ok());
+            let cast = cast.filter(|cast| cast.is_null() == value.is_null());
             Ok(ScalarAndMetadata::new(cast.unwrap_or(value), None))
         });
         let scalars = scalars.collect::<Result<Vec<_>>>()?;

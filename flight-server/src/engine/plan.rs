@@ -52,6 +52,7 @@ pub struct Plan {
     planned_at_us: i64,
     change: Option<Change>,
     slices: u32,
+    partitions: u32,
     fingerprint: u64,
     slice: Option<Slice>,
     files: u64,
@@ -103,8 +104,8 @@ impl Plan {
 
     /// The slices that the result can be read by, at least one.
     pub fn slices(&self) -> impl Iterator<Item = Slice> + use<> {
-        let (count, fingerprint) = (self.slices, self.fingerprint);
-        (0..count).map(move |index| Slice { index, count, fingerprint })
+        let (partitions, fingerprint) = (self.partitions, self.fingerprint);
+        (0..self.slices).map(move |index| Slice { index, partitions, fingerprint })
     }
 
     /// Whether the rows have an order.
@@ -168,7 +169,10 @@ impl Planner {
         } else if parameters.is_empty() {
             plain_schema(&self.physical(&plan, None).await?.schema())
         } else {
-            plain_schema(plan.schema().as_arrow())
+            match self.with_nulls(&plan, &parameters).await {
+                Some(run) => plain_schema(&run.schema()),
+                None => plain_schema(plan.schema().as_arrow()),
+            }
         };
         Ok(Description { schema, parameters: parameters.schema(), is_update: change.is_some() })
     }
@@ -178,6 +182,7 @@ impl Planner {
         let Logical { plan, kind, change, parameters } = self.logical(&request.text).await?;
         let values = request.parameters.as_ref().filter(|values| values.num_columns() > 0);
         parameters.check(values)?;
+        let unbound = plan.clone();
         let logical = match values {
             None => vec![plan],
             Some(values) => bound(plan, &parameters, values, change.is_some())?,
@@ -187,9 +192,9 @@ impl Planner {
         let slice = request.pinned.as_ref().and_then(|pinned| pinned.slice);
         let mut runs = Vec::with_capacity(logical.len());
         for plan in &logical {
-            runs.push(self.physical(plan, slice.map(|slice| slice.count).or(one_partition)).await?);
+            runs.push(self.physical(plan, slice.map(|slice| slice.partitions).or(one_partition)).await?);
         }
-        let (mut slices, mut fingerprint) = (1, 0);
+        let (mut slices, mut partitions, mut fingerprint) = (1, 1, 0);
         if let ([run], Some(slice)) = (runs.as_slice(), slice) {
             if slices::fingerprint(run) != slice.fingerprint || slices::count(run) <= slice.index {
                 return Err(Error::unavailable(
@@ -202,27 +207,38 @@ impl Planner {
             if wanted > 1 && slices::count(run) > 0 {
                 let sliced = self.physical(plan, Some(wanted)).await?;
                 if slices::count(&sliced) > 1 {
-                    (slices, fingerprint) = (slices::count(&sliced), slices::fingerprint(&sliced));
+                    (slices, partitions) = (slices::count(&sliced), wanted);
+                    fingerprint = slices::fingerprint(&sliced);
                 }
             }
         }
+        // A parameter may be NULL, whatever the values are: as it was told when the statement was prepared.
+        let with_nulls = match (logical.first(), values, &change) {
+            (Some(_), Some(_), None) => self.with_nulls(&unbound, &parameters).await,
+            _ => None,
+        };
+        let schema = common_schema(&runs, with_nulls.as_ref())?;
         let interrupt = Interrupt::default();
         let runs = runs.into_iter().map(|run| interrupt.install(run).map_err(explain)).collect::<Result<Vec<_>>>()?;
-        let first = runs.first().ok_or_else(|| Error::internal("a statement was planned to nothing"))?;
+        let task = match slice {
+            None => self.session.task_ctx(),
+            Some(slice) => session::with_partitions(&self.session, slice.partitions as usize).task_ctx(),
+        };
         Ok(Plan {
             id: request.id,
             kind,
             shown,
-            schema: plain_schema(&first.schema()),
+            schema,
             versions: self.catalog.versions(),
             planned_at_us: self.planned_at_us,
             change,
             slices,
+            partitions,
             fingerprint,
             slice,
             files: self.catalog.files(),
             runs,
-            task: self.session.task_ctx(),
+            task,
             memory: self.memory,
             interrupt,
             timeout_ms: request.session.timeout_ms,
@@ -243,7 +259,11 @@ impl Planner {
         limits::check_text(sql)?;
         let sql = text::rewrite(sql)?;
         let dialect = self.session.config_options().sql_parser.dialect;
-        let statement = self.session.sql_to_statement(&sql, &dialect).map_err(explain)?;
+        let statement = self.session.sql_to_statement(&sql, &dialect).map_err(|error| {
+            let explained = explain(error);
+            let has_several = explained.to_string().contains("single SQL statement");
+            if has_several { Error::invalid("there are several statements; send one at a time") } else { explained }
+        })?;
         limits::check_tree(&statement)?;
         let rewritten = changes::rewrite(&statement, &self.catalog).await?;
         let kind = match &rewritten {
@@ -270,7 +290,7 @@ impl Planner {
             let explained = explain(error);
             match missing_table(&explained.to_string()) {
                 Some((database, schema, table)) => self.catalog.missing(database, schema, table),
-                None => explained,
+                None => with_hint(explained),
             }
         })
     }
@@ -278,6 +298,9 @@ impl Planner {
     async fn substrait(&self, plan: &Bytes) -> Result<LogicalPlan> {
         let foreign = || Error::invalid("the Substrait plan can't be decoded; send a substrait.Plan message");
         let plan = SubstraitPlan::decode(plan.as_ref()).map_err(|error| foreign().because(error))?;
+        if plan.relations.is_empty() {
+            return Err(Error::invalid("the Substrait plan has no relation; send one with a root"));
+        }
         // The consumer takes for granted what the format only recommends.
         let consumed = AssertUnwindSafe(from_substrait_plan(&self.session, &plan)).catch_unwind().await;
         consumed
@@ -286,6 +309,11 @@ impl Planner {
                 let explained = explain(error);
                 Error::new(explained.kind(), format!("Substrait: {explained}"))
             })
+    }
+
+    /// The operators for `plan` if all its parameters are NULL; `None` if they may not be.
+    async fn with_nulls(&self, plan: &LogicalPlan, parameters: &Parameters) -> Option<Arc<dyn ExecutionPlan>> {
+        self.physical(&parameters.bind_nulls(plan.clone()).ok()?, None).await.ok()
     }
 
     /// The operators for `plan`, working on as many `partitions` at once; by default one a core.
@@ -298,6 +326,17 @@ impl Planner {
             }
         }
     }
+}
+
+/// The schema of the rows of all runs, which differ in the columns that may be NULL, as their values do.
+fn common_schema(runs: &[Arc<dyn ExecutionPlan>], with_nulls: Option<&Arc<dyn ExecutionPlan>>) -> Result<SchemaRef> {
+    let nothing = || Error::internal("a statement was planned to nothing");
+    let schema = plain_schema(&runs.first().ok_or_else(nothing)?.schema());
+    let all = || runs.iter().chain(with_nulls);
+    let is_nullable = |at: usize| all().any(|run| run.schema().fields().get(at).is_some_and(|f| f.is_nullable()));
+    let fields = schema.fields().iter().enumerate();
+    let fields: Vec<_> = fields.map(|(at, field)| field.as_ref().clone().with_nullable(is_nullable(at))).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
 }
 
 /// `plan` with values, once for each row of them; an INSERT of parameters takes all rows at once.
@@ -350,6 +389,16 @@ fn reading(statement: &Statement) -> Result<&'static str> {
         )),
         other => Err(refused(&other.to_string())),
     }
+}
+
+/// Operators on parameters alone tell no types.
+fn with_hint(error: Error) -> Error {
+    let message = error.to_string();
+    if !message.contains("infer common") || !message.contains("Null") {
+        return error;
+    }
+    let hint = "if these are parameters, give them a type, as in CAST($1 AS VARCHAR)";
+    Error::new(error.kind(), format!("{message}; {hint}"))
 }
 
 fn refused(statement: &str) -> Error {

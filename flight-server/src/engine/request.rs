@@ -74,8 +74,8 @@ pub struct Pinned {
 pub struct Slice {
     /// Which one, from 0.
     pub index: u32,
-    /// Of how many.
-    pub count: u32,
+    /// How many partitions the plan was made with; a union has more slices than that.
+    pub partitions: u32,
     /// What the plan with that many slices looked like: another plan would cut elsewhere.
     pub fingerprint: u64,
 }

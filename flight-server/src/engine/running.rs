@@ -25,6 +25,7 @@ use super::explain;
 use super::interrupt::Interrupt;
 use super::memory::QueryMemory;
 use super::shape::batch_bytes;
+use crate::results::CANCELLED;
 
 /// How many queries that ended are remembered.
 pub const QUERIES_KEPT: usize = 10_000;
@@ -257,7 +258,7 @@ impl Drop for Entry {
 }
 
 fn cancelled() -> Error {
-    Error::new(Kind::Cancelled, "the query was cancelled")
+    Error::new(Kind::Cancelled, CANCELLED)
 }
 
 fn timed_out(timeout: Option<Duration>) -> Error {

@@ -8,12 +8,14 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use lakehouse::{Context, Kind, Result};
 
 use super::EngineOptions;
 use super::catalog::{QueryCatalog, SharedCatalog};
 use super::memory::{QueryMemory, runtime_for};
+use super::metadata_scan::KeepLimits;
 
 /// Memory for Parquet footers, in bytes. The library's default (50 MB) is small for tables of many files.
 const METADATA_CACHE_BYTES: usize = 128 << 20;
@@ -32,8 +34,11 @@ pub(super) fn base(options: &EngineOptions) -> Result<SessionState> {
         .with_metadata_cache_limit(METADATA_CACHE_BYTES)
         .build_arc()
         .context(Kind::Invalid, || format!("can't use the spill folder {}; choose another", folder.display()))?;
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.insert(0, Arc::new(KeepLimits));
     Ok(SessionStateBuilder::new()
         .with_default_features()
+        .with_physical_optimizer_rules(rules)
         .with_config(config())
         .with_runtime_env(runtime)
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
@@ -66,16 +71,21 @@ pub(super) fn for_query(base: &SessionState, query: &ForQuery<'_>) -> SessionSta
     state
 }
 
-/// `session` with plans that work on so many partitions at once.
+/// `session` with plans of so many partitions, each of which can be read by itself.
 pub(super) fn with_partitions(session: &SessionState, partitions: usize) -> SessionState {
     let mut session = session.clone();
-    session.config_mut().options_mut().execution.target_partitions = partitions.max(1);
+    let execution = &mut session.config_mut().options_mut().execution;
+    execution.target_partitions = partitions.max(1);
+    // A partition that is read alone would take its siblings' files too.
+    execution.enable_file_stream_work_stealing = false;
     session
 }
 
 fn config() -> SessionConfig {
     SessionConfig::new()
         .with_create_default_catalog_and_schema(false)
+        // Instants have a zone, as in Delta; without this, now() would be a wall-clock time.
+        .set_str("datafusion.execution.time_zone", "UTC")
         // Scans and joins are faster over views; results are made plain at the end.
         .set_bool("datafusion.execution.parquet.schema_force_view_types", true)
         // Delta partition columns are dictionaries, and pushing IN lists of these into scans can panic: deltalake's

@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 
 /// `schema` with plain types throughout.
 pub fn plain_schema(schema: &Schema) -> SchemaRef {
-    let fields: Vec<FieldRef> = schema.fields().iter().map(plain_field).collect();
+    let fields: Vec<FieldRef> = schema.fields().iter().map(|field| with_precision(plain_field(field))).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
@@ -36,6 +36,18 @@ pub fn batch_bytes(batch: &RecordBatch) -> usize {
     let column =
         |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
     batch.columns().iter().map(column).sum()
+}
+
+/// JDBC reads a decimal's digits from the metadata, not from the type:
+/// <https://arrow.apache.org/docs/format/FlightSql.html#flight-sql-metadata>.
+fn with_precision(field: FieldRef) -> FieldRef {
+    let (DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale)) = field.data_type() else {
+        return field;
+    };
+    let mut metadata = field.metadata().clone();
+    metadata.insert("ARROW:FLIGHT:SQL:PRECISION".to_owned(), precision.to_string());
+    metadata.insert("ARROW:FLIGHT:SQL:SCALE".to_owned(), scale.to_string());
+    Arc::new(field.as_ref().clone().with_metadata(metadata))
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {

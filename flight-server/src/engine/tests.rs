@@ -286,6 +286,55 @@ async fn dropping_a_stream_stops_its_work() {
 }
 
 #[tokio::test]
+async fn slices_hold_each_row_of_a_result_once() {
+    let fixture = Fixture::with(|options| options.slice_bytes = 1).await;
+    for start in 1..8 {
+        fixture.append(Layer::Silver, "events", events(start * 6..start * 6 + 6)).await;
+    }
+    let even: Vec<i64> = (0..48).step_by(2).collect();
+    let (scan, with_one) = ("SELECT id FROM silver.events WHERE id % 2 = 0", [vec![-1], even.clone()].concat());
+    let union = format!("{scan} UNION ALL SELECT n - 1 AS id FROM system.numbers WHERE n = 0");
+    for (sql, expected) in [(scan, even), (union.as_str(), with_one)] {
+        let planned = fixture.plan(sql, None).await.unwrap();
+        let slices: Vec<Slice> = planned.slices().collect();
+        assert!(slices.len() > 1, "it is not sliced: {sql}");
+        let mut ids = Vec::new();
+        for slice in slices {
+            let versions = planned.versions().clone();
+            let pinned = Pinned { versions, planned_at_us: planned.planned_at_us(), slice: Some(slice) };
+            let request = Request { pinned: Some(pinned), ..Request::sql("slice", sql) };
+            let stream = fixture.run(fixture.engine.plan(request).await.unwrap()).await.unwrap();
+            for batch in stream.try_collect::<Vec<_>>().await.unwrap() {
+                ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+            }
+        }
+        ids.sort_unstable();
+        assert_eq!(ids, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_holds_where_no_column_is_read() {
+    let fixture = Fixture::new().await;
+    assert_eq!(number(&fixture, "SELECT count(*) FROM (SELECT 1 FROM silver.events LIMIT 2)").await, 2);
+    let rows = rows(&fixture, "SELECT 1 FROM silver.events LIMIT 3 OFFSET 4").await;
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+    assert_eq!(number(&fixture, "SELECT count(*) FROM silver.events").await, 6);
+}
+
+#[tokio::test]
+async fn instants_have_a_zone() {
+    let fixture = Fixture::new().await;
+    let sql = "SELECT now() AS a, cast('2024-02-29 12:00:00+01:00' AS TIMESTAMPTZ) AS b";
+    let plan = fixture.plan(sql, None).await.unwrap();
+    for field in plan.schema().fields() {
+        assert!(matches!(field.data_type(), DataType::Timestamp(_, Some(zone)) if **zone == *"UTC"), "{field}");
+    }
+    let local = fixture.plan("SELECT timestamp '2024-02-29 12:00:00' AS c", None).await.unwrap();
+    assert!(matches!(local.schema().field(0).data_type(), DataType::Timestamp(_, None)));
+}
+
+#[tokio::test]
 async fn a_join_that_nobody_wants_any_more_ends_soon() {
     let fixture = Fixture::new().await;
     let (left, right) = ("generate_series(1, 300000) AS a(x)", "generate_series(1, 1000000) AS b(y)");
@@ -313,7 +362,7 @@ async fn a_join_that_nobody_wants_any_more_ends_soon() {
 
 #[tokio::test]
 async fn a_query_that_needs_too_much_memory_says_so() {
-    let fixture = Fixture::with_memory(1 << 20, 1 << 20).await;
+    let fixture = Fixture::with(|options| (options.memory_bytes, options.spill_bytes_max) = (1 << 20, 1 << 20)).await;
     let sql = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 2000000) GROUP BY value ORDER BY 2";
     let plan = fixture.plan(sql, None).await.unwrap();
     let results: Result<Vec<RecordBatch>, _> = fixture.run(plan).await.unwrap().try_collect().await;

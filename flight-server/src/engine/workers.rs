@@ -21,29 +21,37 @@ const STACK_BYTES: usize = 32 << 20;
 /// Batches that wait between a worker and the client's stream.
 const BATCHES_AHEAD: usize = 2;
 
-/// A pool of threads, one a core.
+/// Threads a core that run queries: more than one, so that operators which compute for long leave others a turn.
+const RUNNERS_PER_CORE: usize = 2;
+
+/// Two pools of threads: what is planned does not stand behind what runs.
 pub(super) struct Workers {
-    /// None only while it is dropped.
-    runtime: Option<Runtime>,
+    /// None only while it is dropped, as below.
+    planners: Option<Runtime>,
+    runners: Option<Runtime>,
 }
 
 impl Workers {
     pub(super) fn start() -> Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .thread_name("query")
-            .thread_stack_size(STACK_BYTES)
-            .enable_all()
-            .build()
-            .context(Kind::Unavailable, || "can't start the threads that run queries".to_owned())?;
-        Ok(Self { runtime: Some(runtime) })
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = |name: &str, threads: usize| {
+            Builder::new_multi_thread()
+                .thread_name(name)
+                .worker_threads(threads)
+                .thread_stack_size(STACK_BYTES)
+                .enable_all()
+                .build()
+                .context(Kind::Unavailable, || "can't start the threads that run queries".to_owned())
+        };
+        Ok(Self { planners: Some(pool("plan", cores)?), runners: Some(pool("query", RUNNERS_PER_CORE * cores)?) })
     }
 
-    /// Does `work` on a worker; dropping the returned future stops it.
+    /// Does `work`, which plans, on a worker; dropping the returned future stops it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let Some(runtime) = &self.runtime else { return Err(stopping()) };
+        let Some(runtime) = &self.planners else { return Err(stopping()) };
         let mut task = JoinSet::new();
         task.spawn_on(work, runtime.handle());
         match task.join_next().await {
@@ -61,7 +69,7 @@ impl Workers {
         schema: SchemaRef,
         open: impl FnOnce() -> DataFusionResult<SendableRecordBatchStream> + Send + 'static,
     ) -> Result<SendableRecordBatchStream> {
-        let Some(runtime) = &self.runtime else { return Err(stopping()) };
+        let Some(runtime) = &self.runners else { return Err(stopping()) };
         let mut builder = RecordBatchReceiverStream::builder(schema, BATCHES_AHEAD);
         let output = builder.tx();
         let produce = async move {
@@ -82,7 +90,7 @@ impl Workers {
 impl Drop for Workers {
     /// A runtime may not be waited for inside another one, which is where engines live.
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        for runtime in [self.planners.take(), self.runners.take()].into_iter().flatten() {
             runtime.shutdown_background();
         }
     }

@@ -61,6 +61,9 @@ pub trait IngestDoor: Send + Sync + 'static {
     /// `Unavailable` if no ingest can be taken now.
     async fn begin(&self, table: &str, schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>>;
 
+    /// Whether it takes rows at all.
+    fn is_open(&self) -> bool;
+
     /// Whether there is a silver table of this name.
     ///
     /// # Errors
@@ -313,7 +316,7 @@ impl Batches {
 }
 
 fn damaged(how: &str) -> Status {
-    status(Error::invalid(format!("the Arrow stream is damaged: {how}")))
+    status(Error::invalid(format!("the Arrow stream is damaged: {}", how.trim_end())))
 }
 
 fn undecodable(error: FlightError) -> Status {

@@ -24,6 +24,9 @@ const COMMENT: &str = "comment";
 /// <https://arrow.apache.org/docs/format/FlightSql.html#flight-sql-metadata>.
 const REMARKS: &str = "ARROW:FLIGHT:SQL:REMARKS";
 
+/// Nothing counts up by itself; JDBC asks for each column.
+const IS_AUTO_INCREMENT: (&str, &str) = ("ARROW:FLIGHT:SQL:IS_AUTO_INCREMENT", "0");
+
 /// All kinds of tables.
 const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
 
@@ -233,9 +236,9 @@ fn described(table: &CatalogTable, definition: &Definition) -> Schema {
     let fields = schema.fields().iter().map(|field| {
         let column = declared.and_then(|declared| declared.column(field.name()));
         let comment = column.and_then(|column| column.description.as_ref()).or_else(|| field.metadata().get(COMMENT));
-        let Some(comment) = comment.cloned() else { return Arc::clone(field) };
         let mut metadata = field.metadata().clone();
-        metadata.insert(REMARKS.to_owned(), comment);
+        metadata.extend(comment.map(|comment| (REMARKS.to_owned(), comment.clone())));
+        metadata.insert(IS_AUTO_INCREMENT.0.to_owned(), IS_AUTO_INCREMENT.1.to_owned());
         Arc::new(field.as_ref().clone().with_metadata(metadata))
     });
     let fields: Vec<_> = fields.collect();

@@ -13,6 +13,7 @@
 //! ([`status`]).
 
 mod actions;
+mod deadline;
 mod ingest;
 mod metadata;
 mod poll;

@@ -76,7 +76,9 @@ fn asked(
             service.asked_prepared(&query.prepared_statement_handle, metadata, caller).map(Some)
         }
         Some(_) => Ok(None),
-        None => Err(status(Error::invalid("the descriptor holds no Flight SQL command and no poll handle of ours"))),
+        None => Err(status(Error::invalid(
+            "the descriptor holds neither a Flight SQL command nor a poll handle of this lakehouse's; run the query again",
+        ))),
     }
 }
 
@@ -143,7 +145,7 @@ fn answer(
     }
     let seals = service.seals(&caller.principal);
     let schema = now.schema().map_err(status)?;
-    let mut info = FlightInfo::new().try_with_schema(&schema).map_err(unencodable)?.with_descriptor(descriptor);
+    let mut info = FlightInfo::new().try_with_schema(&schema).map_err(unencodable)?;
     for part in (0..).zip(&now.parts).map(|(part, _)| part) {
         let part = ResultPart { query_id: polled.query_id.clone(), part, compression: polled.compression.clone() };
         let (handle, expires_at_us) = part.encode(seals).map_err(status)?;
@@ -157,10 +159,13 @@ fn answer(
             i64::try_from(now.parts.iter().map(value).sum::<u64>()).unwrap_or(i64::MAX)
         };
         info = info.with_total_records(sum(|part| part.rows)).with_total_bytes(sum(|part| part.bytes));
+        info = info.with_descriptor(descriptor);
         return Ok(Response::new(complete(info, None)));
     }
     let (handle, expires_at_us) = polled.encode(seals).map_err(status)?;
     let next = FlightDescriptor::new_cmd(handle);
+    // In the info too: it is what clients cancel with, and it may have no endpoint yet.
+    info = info.with_descriptor(next.clone());
     let poll =
         PollInfo::new().with_info(info).with_descriptor(next).try_with_progress(now.progress).map_err(unencodable)?;
     Ok(Response::new(poll.with_expiration_time(timestamp(expires_at_us))))

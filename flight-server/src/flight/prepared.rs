@@ -10,7 +10,7 @@ use tonic::Status;
 use super::service::SqlService;
 use super::status::{status, unencodable};
 use super::tickets::Statement;
-use crate::engine::{Request, Who};
+use crate::engine::{Description, Request, Who};
 
 /// ActionCreatePreparedStatementResult, with the field that arrow-flight does not generate yet:
 /// <https://github.com/apache/arrow/blob/main/format/FlightSql.proto>.
@@ -44,14 +44,7 @@ pub(super) struct Bound {
 
 /// Plans `statement` to tell its columns and parameters, and hands it back as a handle.
 pub(super) async fn create(service: &SqlService, mut statement: Statement, who: &Who) -> Result<Prepared, Status> {
-    let request = Request {
-        id: service.new_id(),
-        text: statement.text.clone(),
-        session: statement.session.clone(),
-        parameters: None,
-        pinned: None,
-    };
-    let description = service.engine.describe(request).await.map_err(status)?;
+    let description = describe(service, &statement).await?;
     statement.is_update = description.is_update;
     let handle = statement.encode(service.seals(&who.principal)).map_err(status)?;
     Ok(Prepared {
@@ -64,6 +57,19 @@ pub(super) async fn create(service: &SqlService, mut statement: Statement, who: 
     })
 }
 
+/// What `statement` gives and takes, whatever is bound to it.
+pub(super) async fn describe(service: &SqlService, statement: &Statement) -> Result<Description, Status> {
+    let request = Request {
+        id: service.new_id(),
+        text: statement.text.clone(),
+        session: statement.session.clone(),
+        parameters: None,
+        pinned: None,
+    };
+    service.engine.describe(request).await.map_err(status)
+}
+
+/// A schema as the protocol's messages have it.
 pub(super) fn message(schema: &Schema) -> Result<Bytes, Status> {
     let options = IpcWriteOptions::default();
     let IpcMessage(bytes) = IpcMessage::try_from(SchemaAsIpc::new(schema, &options)).map_err(unencodable)?;

@@ -25,6 +25,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::FlightService;
+use super::deadline::InTime;
 
 /// The largest message that is taken from a client, in bytes. gRPC's default of 4 MiB is too small: Go's writer sends
 /// a batch as one message, however large (<https://grpc.io/docs/guides/performance/> has the defaults).
@@ -93,7 +94,7 @@ pub(super) async fn serve(
         .add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())))
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha)
-        .add_service(flight)
+        .add_service(InTime(flight))
         .serve_with_incoming_shutdown(connections, async move {
             shutdown.await;
             report(&health, ServingStatus::NotServing).await;

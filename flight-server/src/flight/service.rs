@@ -60,7 +60,7 @@ impl SqlService {
     pub(super) fn new(parts: Parts) -> MallardResult<Self> {
         let Parts { engine, door, results, sealer, clock } = parts;
         let broken = |error: FlightError| Error::internal("can't build the server's own description").because(error);
-        let infos = Arc::new(sql_info::infos(engine.timeout()).map_err(broken)?);
+        let infos = Arc::new(sql_info::infos(engine.timeout(), door.is_open()).map_err(broken)?);
         let types = Arc::new(xdbc::types().map_err(broken)?);
         Ok(Self { engine, door, results, sealer, clock, infos, types })
     }
@@ -213,7 +213,8 @@ impl FlightSqlService for SqlService {
     }
 
     async fn get_flight_info_sql_info(&self, query: CommandGetSqlInfo, request: Request<FlightDescriptor>) -> Info {
-        info(&query, &query.clone().into_builder(&self.infos).schema(), request)
+        let rows = sql_info::rows(&self.infos, query.clone()).map_err(unencodable)?;
+        info(&query, &rows.schema(), request)
     }
 
     async fn get_flight_info_xdbc_type_info(
@@ -288,7 +289,7 @@ impl FlightSqlService for SqlService {
     }
 
     async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Data {
-        data(query.into_builder(&self.infos).build())
+        data(sql_info::rows(&self.infos, query))
     }
 
     async fn do_get_xdbc_type_info(&self, query: CommandGetXdbcTypeInfo, _: Request<Ticket>) -> Data {

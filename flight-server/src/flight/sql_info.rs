@@ -5,14 +5,18 @@
 //! true; a limit of 0 means none that is known.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{Array as _, ArrayRef, AsArray as _, MapArray, RecordBatch, StructArray, UnionArray};
+use arrow::datatypes::{Field, Schema, UnionFields};
+use arrow::error::ArrowError;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::{
-    SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity, SqlSupportedGroupBy,
-    SqlSupportedResultSetConcurrency, SqlSupportedResultSetType, SqlSupportedSubqueries, SqlSupportedTransaction,
-    SqlSupportedUnions, SqlSupportsConvert, SqlTransactionIsolationLevel, SupportedSqlGrammar,
+    CommandGetSqlInfo, SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
+    SqlSupportedGroupBy, SqlSupportedResultSetConcurrency, SqlSupportedResultSetType, SqlSupportedSubqueries,
+    SqlSupportedTransaction, SqlSupportedUnions, SqlSupportsConvert, SqlTransactionIsolationLevel, SupportedSqlGrammar,
 };
 use lakehouse::name::{MAX_COLUMN_NAME_BYTES, MAX_NAME_BYTES};
 
@@ -30,7 +34,7 @@ fn substrait_version() -> String {
 const KEYWORDS: [&str; 8] = ["ANALYZE", "EXPLAIN", "ILIKE", "LIMIT", "OFFSET", "QUALIFY", "SHOW", "UNNEST"];
 const NUMERIC: [&str; 20] = [
     "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "exp", "floor", "ln", "log", "log10", "pi", "power",
-    "random", "round", "sign", "sin", "sqrt", "tan",
+    "random", "round", "signum", "sin", "sqrt", "tan",
 ];
 const TEXT: [&str; 18] = [
     "ascii",
@@ -56,9 +60,9 @@ const DATETIME: [&str; 8] =
     ["current_date", "current_time", "date_bin", "date_part", "date_trunc", "extract", "now", "to_timestamp"];
 
 /// All there is to say.
-pub(super) fn infos(timeout: Option<Duration>) -> Result<SqlInfoData, FlightError> {
+pub(super) fn infos(timeout: Option<Duration>, takes_rows: bool) -> Result<SqlInfoData, FlightError> {
     let mut infos = SqlInfoDataBuilder::new();
-    server(&mut infos, timeout);
+    server(&mut infos, timeout, takes_rows);
     language(&mut infos);
     names(&mut infos);
     queries(&mut infos);
@@ -67,18 +71,18 @@ pub(super) fn infos(timeout: Option<Duration>) -> Result<SqlInfoData, FlightErro
     infos.build()
 }
 
-fn server(infos: &mut SqlInfoDataBuilder, timeout: Option<Duration>) {
+fn server(infos: &mut SqlInfoDataBuilder, timeout: Option<Duration>, takes_rows: bool) {
     infos.append(SqlInfo::FlightSqlServerName, "Mallard");
     infos.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
     infos.append(SqlInfo::FlightSqlServerArrowVersion, ARROW_FORMAT_VERSION);
-    infos.append(SqlInfo::FlightSqlServerReadOnly, false);
+    infos.append(SqlInfo::FlightSqlServerReadOnly, !takes_rows);
     infos.append(SqlInfo::FlightSqlServerSql, true);
     infos.append(SqlInfo::FlightSqlServerSubstrait, true);
     infos.append(SqlInfo::FlightSqlServerSubstraitMinVersion, &*substrait_version());
     infos.append(SqlInfo::FlightSqlServerSubstraitMaxVersion, &*substrait_version());
     infos.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
     infos.append(SqlInfo::FlightSqlServerCancel, true);
-    infos.append(SqlInfo::FlightSqlServerBulkIngestion, true);
+    infos.append(SqlInfo::FlightSqlServerBulkIngestion, takes_rows);
     infos.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
     let timeout_ms = timeout.map_or(0, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
     infos.append(SqlInfo::FlightSqlServerStatementTimeout, timeout_ms);
@@ -128,11 +132,12 @@ fn queries(infos: &mut SqlInfoDataBuilder) {
         SqlInfo::SqlSupportsTableCorrelationNames,
         SqlInfo::SqlSupportsExpressionsInOrderBy,
         SqlInfo::SqlSupportsOrderByUnrelated,
-        SqlInfo::SqlSupportsLikeEscapeClause,
         SqlInfo::SqlCorrelatedSubqueriesSupported,
     ] {
         infos.append(code, true);
     }
+    // A backslash alone escapes.
+    infos.append(SqlInfo::SqlSupportsLikeEscapeClause, false);
     infos.append(SqlInfo::SqlSupportsDifferentTableCorrelationNames, false);
     let group_by = [SqlSupportedGroupBy::SqlGroupByUnrelated, SqlSupportedGroupBy::SqlGroupByBeyondSelect];
     infos.append(SqlInfo::SqlSupportedGroupBy, bits(group_by.map(|value| value as i32)));
@@ -141,6 +146,7 @@ fn queries(infos: &mut SqlInfoDataBuilder) {
         SqlSupportedSubqueries::SqlSubqueriesInComparisons,
         SqlSupportedSubqueries::SqlSubqueriesInExists,
         SqlSupportedSubqueries::SqlSubqueriesInIns,
+        SqlSupportedSubqueries::SqlSubqueriesInQuantifieds,
     ];
     infos.append(SqlInfo::SqlSupportedSubqueries, bits(subqueries.map(|value| value as i32)));
     let unions = [SqlSupportedUnions::SqlUnion, SqlSupportedUnions::SqlUnionAll];
@@ -200,6 +206,33 @@ fn limits(infos: &mut SqlInfoDataBuilder) {
     }
 }
 
+/// The rows for the codes that are asked for; all, if none is.
+pub(super) fn rows(infos: &SqlInfoData, query: CommandGetSqlInfo) -> Result<RecordBatch, FlightError> {
+    let batch = query.into_builder(infos).build()?;
+    let schema = batch.schema();
+    let [codes, values] = batch.columns() else { return Ok(batch) };
+    let (fields, kinds, offsets, children) = values.as_union().clone().into_parts();
+    let children = children.into_iter().map(with_common_names).collect::<Result<Vec<_>, _>>()?;
+    let ids = fields.iter().map(|(id, _)| id);
+    let fields = fields.iter().zip(&children);
+    let fields = fields.map(|((_, field), child)| field.as_ref().clone().with_data_type(child.data_type().clone()));
+    let values = UnionArray::try_new(UnionFields::try_new(ids, fields)?, kinds, offsets, children)?;
+    let value = schema.field(1).clone().with_data_type(values.data_type().clone());
+    let schema = Schema::new(vec![schema.field(0).clone(), value]);
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::clone(codes), Arc::new(values)])?)
+}
+
+/// Maps whose columns are called `key` and `value`, as Java wants them; arrow-flight says `keys` and `values`.
+fn with_common_names(array: ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let Some(map) = array.as_map_opt() else { return Ok(array) };
+    let (_, offsets, entries, nulls, is_sorted) = map.clone().into_parts();
+    let (fields, columns, no_nulls) = entries.into_parts();
+    let renamed = fields.iter().zip(["key", "value"]).map(|(field, name)| field.as_ref().clone().with_name(name));
+    let entries = StructArray::try_new(renamed.collect(), columns, no_nulls)?;
+    let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
+    Ok(Arc::new(MapArray::try_new(field, offsets, entries, nulls, is_sorted)?))
+}
+
 /// What CAST converts: numbers into each other, and everything from and into text.
 fn conversions() -> BTreeMap<i32, Vec<i32>> {
     let numbers = [
@@ -235,7 +268,7 @@ mod tests {
 
     #[test]
     fn every_code_of_the_protocol_has_a_value() {
-        let batch = infos(None).unwrap().record_batch([]).unwrap();
+        let batch = infos(None, true).unwrap().record_batch([]).unwrap();
         let codes: Vec<u32> = batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
         let ranges = (0..=11).chain(100..=101).chain(500..=576);
         let missing: Vec<u32> = ranges.filter(|code| !codes.contains(code)).collect();
@@ -244,7 +277,7 @@ mod tests {
 
     #[test]
     fn drivers_find_the_types_they_cast_to() {
-        let batch = infos(None).unwrap().record_batch([]).unwrap();
+        let batch = infos(None, true).unwrap().record_batch([]).unwrap();
         let codes = batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
         let kinds = batch.column(1).as_union();
         let kind = |code: SqlInfo| {

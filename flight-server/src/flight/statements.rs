@@ -15,8 +15,10 @@ use arrow_flight::sql::{ProstMessageExt as _, TicketStatementQuery};
 use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use datafusion::execution::SendableRecordBatchStream;
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
+use lakehouse::{Error, Kind};
 use prost::Message as _;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tonic::{Response, Status};
 
@@ -25,6 +27,7 @@ use super::status::{status, unencodable};
 use super::tickets::{PlannedQuery, ResultPart, Statement};
 use super::updates;
 use crate::engine::{Pinned, Plan, Request, Who, explain};
+use crate::results::CANCELLED;
 
 /// What DoGet answers with.
 pub(super) type DataStream = Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send + 'static>>;
@@ -164,10 +167,22 @@ async fn run(service: &SqlService, plan: Plan, compression: &str, who: &Who) -> 
     let mut listening = JoinSet::new();
     let (results, engine, principal) =
         (Arc::clone(&service.results), Arc::clone(&service.engine), who.principal.clone());
+    let (looked, first_look) = oneshot::channel();
     listening.spawn(async move {
-        results.cancelled(&id).await;
+        let was_cancelled = results.is_cancelled(&id).await;
+        // Nobody waits for it if the reader has left.
+        let _ = looked.send(was_cancelled);
+        if !was_cancelled {
+            results.cancelled(&id).await;
+        }
         engine.cancel(&id, &principal);
     });
+    // A short result may be over before the first look is.
+    let end = stream::once(first_look).filter_map(|was_cancelled| {
+        let cancelled = || Err(status(Error::new(Kind::Cancelled, CANCELLED)));
+        future::ready(was_cancelled.unwrap_or(false).then(cancelled))
+    });
+    let messages = messages.chain(end).boxed();
     Ok(Response::new(Listening { messages, _listening: listening }.boxed()))
 }
 

@@ -98,7 +98,7 @@ impl PlannedQuery {
             delta_versions: pinned.versions.into_iter().map(|(name, version)| (name, version.cast_signed())).collect(),
             planned_at_us: pinned.planned_at_us,
             slice_index: pinned.slice.map_or(0, |slice| slice.index),
-            slice_count: pinned.slice.map_or(0, |slice| slice.count),
+            slice_partitions: pinned.slice.map_or(0, |slice| slice.partitions),
             fingerprint: pinned.slice.map_or(0, |slice| slice.fingerprint),
             parameters: written(self.request.parameters.as_ref())?,
             expires_at_us,
@@ -115,12 +115,13 @@ impl PlannedQuery {
             query_handle::Text::Sql(sql) => QueryText::Sql(sql),
             query_handle::Text::Substrait(plan) => QueryText::Substrait(plan.into()),
         };
-        let slice = Slice { index: handle.slice_index, count: handle.slice_count, fingerprint: handle.fingerprint };
+        let slice =
+            Slice { index: handle.slice_index, partitions: handle.slice_partitions, fingerprint: handle.fingerprint };
         let versions = handle.delta_versions.into_iter().map(|(name, version)| (name, version.cast_unsigned()));
         let pinned = Pinned {
             versions: versions.collect(),
             planned_at_us: handle.planned_at_us,
-            slice: (slice.count > 0).then_some(slice),
+            slice: (slice.partitions > 0).then_some(slice),
         };
         let request = Request {
             id: handle.query_id,
@@ -293,7 +294,7 @@ mod tests {
         let pinned = Pinned {
             versions: [("silver.a".to_owned(), 7), ("silver.b".to_owned(), NEVER_COMMITTED)].into(),
             planned_at_us,
-            slice: Some(Slice { index: 1, count: 3, fingerprint: u64::MAX }),
+            slice: Some(Slice { index: 1, partitions: 3, fingerprint: u64::MAX }),
         };
         let session = Session { schema: "silver".to_owned(), timeout_ms: Some(5), ..Session::default() };
         let request =

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::service::{self, Parts, SqlService};
 use super::status::{status, unencodable, unimplemented};
-use super::{actions, ingest, poll, put, session, statements};
+use super::{actions, ingest, poll, prepared, put, session, statements};
 
 /// Mallard's Flight SQL service.
 #[derive(Clone)]
@@ -85,8 +85,19 @@ impl Protocol for FlightService {
         poll::poll(&self.sql, request).await
     }
 
-    /// Of an ingest, the schema is that of its table: what can be sent.
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        self.known(&request)?;
+        // ODBC asks before it binds values.
+        if request.get_ref().r#type() != DescriptorType::Path
+            && let Command::CommandPreparedStatementQuery(query) = command_of(request.get_ref())?
+        {
+            let caller = session::caller(&request);
+            let asked = self.sql.asked_prepared(&query.prepared_statement_handle, request.metadata(), &caller)?;
+            if asked.statement.parameters.is_none() {
+                let description = prepared::describe(&self.sql, &asked.statement).await?;
+                return Ok(Response::new(SchemaResult { schema: prepared::message(&description.schema)? }));
+            }
+        }
         let info = self.get_flight_info(request).await?.into_inner();
         Ok(Response::new(SchemaResult { schema: info.schema }))
     }

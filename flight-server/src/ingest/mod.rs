@@ -18,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lakehouse::definition::Table;
-use lakehouse::{Clock, Definitions, Error, Lake, Layer, NewTable, Result, delta, schema};
+use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, NewTable, Result, delta, schema};
 use proto::Receipt;
 use proto::frame::{Compression, FrameOrigin};
 use uuid::{NoContext, Timestamp, Uuid};
@@ -60,6 +60,10 @@ impl Door {
 
 #[async_trait]
 impl IngestDoor for Door {
+    fn is_open(&self) -> bool {
+        true
+    }
+
     async fn create(&self, table: NewTable) -> Result<bool> {
         self.definitions.create(&table).await
     }
@@ -98,6 +102,35 @@ impl IngestDoor for Door {
             waiting: Vec::new(),
             accepted_at_us: 0,
         }))
+    }
+}
+
+/// The door of a server that only reads.
+pub struct ShutDoor;
+
+fn shut(table: &str) -> Error {
+    Error::new(
+        Kind::Forbidden,
+        format!("this server only reads, so it takes no rows for table {table:?}; send them to one that writes"),
+    )
+}
+
+#[async_trait]
+impl IngestDoor for ShutDoor {
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    async fn create(&self, table: NewTable) -> Result<bool> {
+        Err(shut(&table.name))
+    }
+
+    async fn has(&self, table: &str) -> Result<bool> {
+        Err(shut(table))
+    }
+
+    async fn begin(&self, table: &str, _: SchemaRef, _: Option<String>) -> Result<Box<dyn OpenIngest>> {
+        Err(shut(table))
     }
 }
 

@@ -50,6 +50,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Arrow bytes of one part of a result.
 const PART_BYTES: usize = 16 << 20;
 
+/// What a reader of a cancelled query is told.
+pub(crate) const CANCELLED: &str = "the query was cancelled";
+
 /// Where a query in the background stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,11 +151,14 @@ impl Results {
     /// The rows of a part, decoded as they are read.
     ///
     /// # Errors
-    /// `NotFound` if there is no such part; `Unavailable` if the lake can't be read.
+    /// `NotFound` if there is no such part; `Cancelled` if the query was; `Unavailable` if the lake can't be read.
     pub async fn read(&self, query_id: &str, principal: &str, part: u32) -> Result<SendableRecordBatchStream> {
         let status = self.status(query_id, principal).await?;
         if status.parts.get(part as usize).is_none() {
             return Err(Error::not_found(format!("the result has no part {part}")));
+        }
+        if self.is_cancelled(query_id).await {
+            return Err(Error::new(Kind::Cancelled, CANCELLED));
         }
         let object = self.store.get(&part_place(query_id, part as usize)?).await.map_err(unreadable)?;
         let bytes = object.into_stream().map_err(|error| DataFusionError::External(Box::new(unreadable(error))));
@@ -185,14 +191,21 @@ impl Results {
 
     /// Completes when a query is told to stop, never otherwise. It looks at once, and then again and again.
     pub async fn cancelled(&self, query_id: &str) {
-        let Ok(path) = place(query_id, "cancelled") else { return futures::future::pending().await };
-        loop {
-            match self.store.head(&path).await {
-                Ok(_) => return,
-                Err(StoreError::NotFound { .. }) => {}
-                Err(error) => tracing::debug!(%error, query_id, "can't see whether the query is cancelled"),
-            }
+        while !self.is_cancelled(query_id).await {
             tokio::time::sleep(CANCEL_INTERVAL).await;
+        }
+    }
+
+    /// Whether a query was told to stop, as far as can be seen.
+    pub async fn is_cancelled(&self, query_id: &str) -> bool {
+        let Ok(path) = place(query_id, "cancelled") else { return false };
+        match self.store.head(&path).await {
+            Ok(_) => true,
+            Err(StoreError::NotFound { .. }) => false,
+            Err(error) => {
+                tracing::debug!(%error, query_id, "can't see whether the query is cancelled");
+                false
+            }
         }
     }
 

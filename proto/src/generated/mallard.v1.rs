@@ -64,9 +64,9 @@ pub struct QueryHandle {
     /// The slice to read, from 0.
     #[prost(uint32, tag = "8")]
     pub slice_index: u32,
-    /// Of how many; 0: the result is not sliced.
+    /// How many partitions the sliced plan was made with; 0: the result is not sliced.
     #[prost(uint32, tag = "9")]
-    pub slice_count: u32,
+    pub slice_partitions: u32,
     /// What the sliced plan looked like.
     #[prost(fixed64, tag = "10")]
     pub fingerprint: u64,

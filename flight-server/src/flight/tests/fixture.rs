@@ -112,6 +112,10 @@ pub(super) struct FakeDoor {
 /// Table `events` takes everything; `full` keeps its first batch and refuses the second; `shut` keeps nothing.
 #[async_trait]
 impl IngestDoor for FakeDoor {
+    fn is_open(&self) -> bool {
+        true
+    }
+
     async fn has(&self, table: &str) -> Result<bool> {
         Ok(["events", "full", "shut"].contains(&table))
     }

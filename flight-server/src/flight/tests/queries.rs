@@ -99,7 +99,7 @@ async fn a_prepared_statement_takes_values_and_runs_once_for_each_row_of_them() 
 
     let mut unbound = client.prepare("SELECT $1 + 1".to_owned(), None).await.unwrap();
     let status = refused(unbound.execute().await.unwrap_err());
-    assert_eq!(status.message(), "the statement has 1 parameters, and 0 were bound; bind a value to each");
+    assert_eq!(status.message(), "parameters: the statement has 1, and 0 were bound; bind a value to each");
 }
 
 #[tokio::test]

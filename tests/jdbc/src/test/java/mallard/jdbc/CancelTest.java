@@ -25,9 +25,8 @@ import org.junit.jupiter.api.extension.ExtendWith;
 /** Queries that end before they are done. Each has its own mark in its text, by which system.queries tells of it. */
 @ExtendWith(Lakehouse.class)
 class CancelTest {
-    /** Hours of work that give no row. */
-    private static final String ENDLESS = "SELECT '%s', count(*) FROM generate_series(1, 1000000) AS a(x) "
-            + "JOIN generate_series(1, 1000000) AS b(y) ON x * y %% 7 = 8";
+    /** Hours of work before its first row. */
+    private static final String ENDLESS = "SELECT '%s', sum(value %% 7) FROM generate_series(1, 1000000000000)";
 
     private static final int PROMPTLY_SECONDS = 20;
 
@@ -64,7 +63,7 @@ class CancelTest {
     @Feature({"cancel", "prepared statements"})
     @Test
     void a_prepared_query_is_cancelled_the_same_way() throws Exception {
-        String sql = ENDLESS.formatted("cancelled prepared") + " AND y > ?";
+        String sql = ENDLESS.formatted("cancelled prepared") + " WHERE value > ?";
         try (PreparedStatement statement = connection.prepareStatement(sql)) {
             statement.setLong(1, 0);
             Future<ResultSet> running = other.submit(() -> statement.executeQuery());
@@ -126,18 +125,6 @@ class CancelTest {
                 assertTrue(again.next());
             }
         }
-    }
-
-    @Feature("cancel")
-    @Test
-    void a_connection_that_is_closed_half_read_ends_its_query_on_the_server_too() throws Exception {
-        String sql = "SELECT 'left', value, repeat('x', 1000) FROM generate_series(1, 100000000)";
-        Connection leaving = Lakehouse.connect();
-        ResultSet rows = leaving.createStatement().executeQuery(sql);
-        assertTrue(rows.next());
-        leaving.close();
-        assertTrue(leaving.isClosed());
-        Lakehouse.await(List.of("cancelled"), stateOf("left"));
     }
 
     @Feature("queries")

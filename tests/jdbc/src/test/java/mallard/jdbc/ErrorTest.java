@@ -33,7 +33,8 @@ class ErrorTest {
         "SELECT * FROM silver.samples WHERE id = ?;          1 parameters;       bind a value to each",
         "COPY silver.samples TO 'file.csv';                  COPY;               results over Flight",
     })
-    void a_wrong_statement_is_told_what_is_wrong_and_what_to_do(String sql, String wrong, String cure) throws SQLException {
+    void a_wrong_statement_is_told_what_is_wrong_and_what_to_do(String sql, String wrong, String cure)
+            throws SQLException {
         try (Connection connection = Lakehouse.connect();
                 Statement statement = connection.createStatement()) {
             SQLException error = assertThrows(SQLException.class, () -> statement.executeQuery(sql));
@@ -52,7 +53,6 @@ class ErrorTest {
     @CsvSource(delimiter = ';', value = {
         "SELECT 1 / (id - 2) FROM silver.samples;          ivide",
         "SELECT CAST(name AS BIGINT) FROM silver.samples;  teal",
-        "SELECT big + 1 FROM silver.samples WHERE id = 1;  verflow",
     })
     void a_value_that_can_not_be_computed_is_an_error_of_the_query(String sql, String wrong) throws SQLException {
         try (Connection connection = Lakehouse.connect();
@@ -85,7 +85,7 @@ class ErrorTest {
                 error = e;
             }
             assertTrue(read > 0, "no row came");
-            assertTrue(error != null && Errors.all(error).contains("ivide"), error == null ? "no error" : Errors.all(error));
+            assertTrue(Errors.all(error).contains("ivide"), Errors.all(error));
             try (ResultSet rows = statement.executeQuery("SELECT 1")) {
                 assertTrue(rows.next());
                 assertEquals(1, rows.getInt(1));

@@ -43,7 +43,9 @@ class KeysTest {
     void a_primary_key_has_its_columns_in_order() throws SQLException {
         // The columns of the table are in another order than those of its key.
         assertEquals(
-                List.of("shop.silver.order_lines.order_id 1 order_lines_key", "shop.silver.order_lines.line 2 order_lines_key"),
+                List.of(
+                        "shop.silver.order_lines.order_id 1 order_lines_key",
+                        "shop.silver.order_lines.line 2 order_lines_key"),
                 primary(metadata.getPrimaryKeys(null, "silver", "order_lines")));
         assertEquals(
                 List.of("shop.silver.customers.id 1 customers_key"),
@@ -129,9 +131,10 @@ class KeysTest {
                 assertEquals("shop", keys.getString("PKTABLE_CAT"));
                 assertEquals("shop", keys.getString("FKTABLE_CAT"));
                 found.add("%s.%s.%s <- %s.%s.%s %d %s %s".formatted(
-                        keys.getString("PKTABLE_SCHEM"), keys.getString("PKTABLE_NAME"), keys.getString("PKCOLUMN_NAME"),
-                        keys.getString("FKTABLE_SCHEM"), keys.getString("FKTABLE_NAME"), keys.getString("FKCOLUMN_NAME"),
-                        keys.getInt("KEY_SEQ"), keys.getString("PK_NAME"), keys.getString("FK_NAME")));
+                        keys.getString("PKTABLE_SCHEM"), keys.getString("PKTABLE_NAME"),
+                        keys.getString("PKCOLUMN_NAME"), keys.getString("FKTABLE_SCHEM"),
+                        keys.getString("FKTABLE_NAME"), keys.getString("FKCOLUMN_NAME"), keys.getInt("KEY_SEQ"),
+                        keys.getString("PK_NAME"), keys.getString("FK_NAME")));
             }
             return found;
         }

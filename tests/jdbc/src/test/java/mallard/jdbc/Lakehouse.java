@@ -117,10 +117,11 @@ final class Lakehouse implements BeforeAllCallback, CloseableResource {
     }
 
     private void start() throws Exception {
+        String binary = binary();
         folder = Files.createTempDirectory("mallard-jdbc");
         // Endpoints of 1 MiB, so that a table that is quick to make has some.
         server = new ProcessBuilder(
-                        binary(), "local", "--definition", RESOURCES.resolve("shop").toString(),
+                        binary, "local", "--definition", RESOURCES.resolve("shop").toString(),
                         "--data", folder.resolve("data").toString(), "--listen", "127.0.0.1:0", "--slice-mib", "1")
                 .redirectError(folder.resolve("server.log").toFile())
                 .start();

@@ -62,7 +62,8 @@ class MetadataTest {
         assertEquals(silver, Lakehouse.texts(metadata.getTables(null, "silver", "%", null), "TABLE_NAME"));
         assertEquals(List.of("flags"), Lakehouse.texts(metadata.getTables(null, "gold", null, null), "TABLE_NAME"));
         List<String> system = Lakehouse.texts(metadata.getTables("shop", "system", "%", null), "TABLE_NAME");
-        assertTrue(system.containsAll(List.of("ingests", "models", "quarantine", "queries", "tables")), () -> "" + system);
+        List<String> known = List.of("ingests", "models", "quarantine", "queries", "tables");
+        assertTrue(system.containsAll(known), () -> "" + system);
     }
 
     @Feature("catalogs, schemas, tables, table types")
@@ -96,8 +97,8 @@ class MetadataTest {
         List<String> types = Lakehouse.texts(metadata.getTableTypes(), "TABLE_TYPE");
         assertEquals(List.of("SYSTEM TABLE", "TABLE"), types.stream().sorted().toList());
         String[] system = {"SYSTEM TABLE"};
-        Set<String> schemas = new TreeSet<>(Lakehouse.texts(metadata.getTables(null, null, "%", system), "TABLE_SCHEM"));
-        assertEquals(Set.of("system"), schemas);
+        List<String> schemas = Lakehouse.texts(metadata.getTables(null, null, "%", system), "TABLE_SCHEM");
+        assertEquals(Set.of("system"), new TreeSet<>(schemas));
         String[] views = {"VIEW"};
         assertEquals(List.of(), Lakehouse.texts(metadata.getTables(null, null, "%", views), "TABLE_NAME"));
     }
@@ -171,7 +172,7 @@ class MetadataTest {
         try (ResultSet columns = metadata.getColumns(null, "silver", "samples", "%")) {
             while (columns.next()) {
                 String name = columns.getString("COLUMN_NAME");
-                boolean isNullable = !Set.of("id", "_sequence").contains(name);
+                boolean isNullable = !name.equals("id");
                 int number = isNullable ? DatabaseMetaData.columnNullable : DatabaseMetaData.columnNoNulls;
                 assertEquals(number, columns.getInt("NULLABLE"), name);
                 assertEquals(isNullable ? "YES" : "NO", columns.getString("IS_NULLABLE"), name);
@@ -187,7 +188,7 @@ class MetadataTest {
                 String remarks = switch (columns.getString("COLUMN_NAME")) {
                     case "id" -> "1 ordinary, 2 NULL, 3 smallest";
                     case "price" -> "in euros – without tax";
-                    default -> columns.getString("COLUMN_NAME").equals("_sequence") ? columns.getString("REMARKS") : null;
+                    default -> null;
                 };
                 assertEquals(remarks, columns.getString("REMARKS"), columns.getString("COLUMN_NAME"));
             }
@@ -205,8 +206,8 @@ class MetadataTest {
     @Feature("columns, types and remarks")
     @Test
     void models_and_system_tables_have_their_columns_too() throws SQLException {
-        assertEquals(
-                List.of("state", "samples"), Lakehouse.texts(metadata.getColumns(null, "gold", "flags", null), "COLUMN_NAME"));
+        List<String> flags = Lakehouse.texts(metadata.getColumns(null, "gold", "flags", null), "COLUMN_NAME");
+        assertEquals(List.of("state", "samples"), flags);
         List<String> queries = Lakehouse.texts(metadata.getColumns(null, "system", "queries", null), "COLUMN_NAME");
         assertTrue(queries.containsAll(List.of("query_id", "statement", "state")), () -> "" + queries);
     }
@@ -218,10 +219,9 @@ class MetadataTest {
         assertEquals(List.of(), Lakehouse.texts(metadata.getColumns(null, "silver", "later", null), "COLUMN_NAME"));
     }
 
-    @Feature("columns, types and remarks")
     @Test
-    void the_driver_lists_no_types_of_its_own_accord() throws SQLException {
-        // The driver's getTypeInfo is Avatica's, which never asks the server (CommandGetXdbcTypeInfo) and gives no rows.
+    void the_driver_lists_no_types() throws SQLException {
+        // The driver's getTypeInfo is Avatica's: it gives no rows, and never asks the server (CommandGetXdbcTypeInfo).
         assertEquals(List.of(), Lakehouse.texts(metadata.getTypeInfo(), "TYPE_NAME"));
     }
 }

@@ -65,7 +65,7 @@ class SessionTest {
         try (Connection silver = Lakehouse.connect("mallard-schema", "silver");
                 Statement statement = silver.createStatement()) {
             assertEquals(List.of(2L), Lakehouse.column(statement.executeQuery("SELECT count(*) FROM customers"), 1));
-            assertEquals(1, Lakehouse.column(statement.executeQuery("SELECT 1 FROM gold.flags LIMIT 1"), 1).size());
+            assertEquals(1, Lakehouse.column(statement.executeQuery("SELECT state FROM gold.flags LIMIT 1"), 1).size());
         }
     }
 
@@ -80,8 +80,8 @@ class SessionTest {
         }
         try (Connection now = Lakehouse.connect("mallard-as-of", "2999-01-01T00:00:00Z");
                 Statement statement = now.createStatement()) {
-            assertEquals(
-                    List.of("ann"), Lakehouse.column(statement.executeQuery("SELECT name FROM silver.customers LIMIT 1"), 1));
+            ResultSet rows = statement.executeQuery("SELECT count(*) FROM silver.customers");
+            assertEquals(List.of(2L), Lakehouse.column(rows, 1));
         }
     }
 
@@ -104,7 +104,8 @@ class SessionTest {
         "mallard-compression; gzip;  lz4",
         "mallard-catalog; other;     shop",
     })
-    void an_option_that_makes_no_sense_is_refused_with_its_name(String option, String value, String cure) throws SQLException {
+    void an_option_that_makes_no_sense_is_refused_with_its_name(String option, String value, String cure)
+            throws SQLException {
         try (Connection wrong = Lakehouse.connect(option, value);
                 Statement statement = wrong.createStatement()) {
             SQLException error = assertThrows(SQLException.class, () -> statement.executeQuery("SELECT 1"));
@@ -116,7 +117,8 @@ class SessionTest {
     @Feature("session options")
     @Test
     void a_memory_limit_is_kept() throws SQLException {
-        String large = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 200000) GROUP BY value ORDER BY 2";
+        String large = "SELECT value, array_agg(repeat('x', 100)) FROM generate_series(1, 200000) "
+                + "GROUP BY value ORDER BY 2";
         try (Connection small = Lakehouse.connect("mallard-memory-limit", "1KiB");
                 Statement statement = small.createStatement()) {
             SQLException error = assertThrows(SQLException.class, () -> {
@@ -133,8 +135,8 @@ class SessionTest {
     void leaving_autocommit_changes_nothing_on_the_server() throws SQLException {
         assertTrue(connection.getAutoCommit());
         assertEquals(Connection.TRANSACTION_NONE, connection.getTransactionIsolation());
-        // These are stubs in the driver (ArrowFlightMetaImpl): the server never hears of them, and each statement stands
-        // by itself. supportsTransactions says so.
+        // The driver's commit and rollback are stubs (ArrowFlightMetaImpl), of which the server never hears: each
+        // statement stands by itself, as supportsTransactions says.
         connection.setAutoCommit(false);
         assertFalse(connection.getAutoCommit());
         assertEquals(List.of(2L), column("SELECT count(*) FROM silver.customers"));

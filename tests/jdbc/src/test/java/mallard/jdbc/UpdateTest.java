@@ -140,6 +140,15 @@ class UpdateTest {
         Lakehouse.await(List.of("changed 401", "changed 402", "batch 403", "batch 405"), items(400));
     }
 
+    @Test
+    void a_batch_of_texts_is_more_than_the_driver_can() throws SQLException {
+        try (Statement statement = connection.createStatement()) {
+            statement.addBatch("INSERT INTO silver.orders (order_id, seq) VALUES (701, 1)");
+            // ArrowFlightMetaImpl.prepareAndExecuteBatch is a stub that gives null.
+            assertThrows(RuntimeException.class, statement::executeBatch);
+        }
+    }
+
     @Feature("updates (INSERT, UPDATE, DELETE)")
     @Test
     void an_insert_that_is_executed_as_a_query_writes_once() throws Exception {
