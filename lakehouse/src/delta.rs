@@ -17,13 +17,14 @@ use datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::create_session_state_with_spill_config;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
-use deltalake::kernel::{StructField, StructType, Transaction};
+use deltalake::kernel::{Action, CommitInfo, StructField, StructType, Transaction};
+use deltalake::logstore::{LogStore, get_actions};
 use deltalake::operations::write::SchemaMode;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::{DeltaTable, DeltaTableError, TableProperty};
-use futures::TryStreamExt;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -255,23 +256,49 @@ pub struct Told<T> {
     pub story: Option<T>,
 }
 
-/// The newest commits with their stories, newest first, at most `limit` of them.
+/// How many commits of a log are read at once.
+const COMMITS_AT_ONCE: usize = 16;
+
+/// The newest commits of `table` up to its loaded version, with their stories, newest first, at most `limit` of them.
+/// Those whose log was cleaned away are left out.
+///
+/// Each is read by its number: delta-rs's own history begins with what is newest in storage, which may be newer than
+/// `table`, and does not say which version a commit is.
 ///
 /// # Errors
 /// `Unavailable` if the log can't be read.
 pub async fn history<T: DeserializeOwned>(table: &DeltaTable, limit: usize) -> Result<Vec<Told<T>>> {
-    let what = format!("can't read the history of {}", table.table_url().path());
-    let infos: Vec<_> = table.history(Some(limit)).try_collect().await.map_err(|error| convert(&what, error))?;
-    let newest = version(table);
-    Ok(infos
-        .into_iter()
-        .zip(0..=newest)
-        .map(|(mut info, age)| Told {
-            version: newest - age,
-            at_ms: info.timestamp.unwrap_or_default(),
-            story: info.info.remove(STORY_KEY).and_then(|story| serde_json::from_value(story).ok()),
-        })
-        .collect())
+    let Some(newest) = table.version() else { return Ok(Vec::new()) };
+    let log = table.log_store();
+    let told = stream::iter((0..=newest).rev().take(limit)).map(|version| {
+        let log = Arc::clone(&log);
+        async move { Ok::<_, Error>((version, commit_info(log.as_ref(), version).await?)) }
+    });
+    let told: Vec<(u64, Option<CommitInfo>)> = told.buffered(COMMITS_AT_ONCE).try_collect().await?;
+    let told = told.into_iter().filter_map(|(version, info)| {
+        let mut info = info?;
+        let story = info.info.remove(STORY_KEY).and_then(|story| serde_json::from_value(story).ok());
+        Some(Told { version, at_ms: info.timestamp.unwrap_or_default(), story })
+    });
+    Ok(told.collect())
+}
+
+/// When a version was committed, in microseconds since the epoch, as the commit itself says; `None` if it is not there.
+pub(crate) async fn committed_us(log: &dyn LogStore, version: u64) -> Result<Option<i64>> {
+    let info = commit_info(log, version).await?;
+    Ok(info.and_then(|info| info.timestamp).map(|ms| ms.saturating_mul(1_000)))
+}
+
+async fn commit_info(log: &dyn LogStore, version: u64) -> Result<Option<CommitInfo>> {
+    let what = || format!("can't read commit {version} of {}", log.root_url().path());
+    let Some(bytes) = log.read_commit_entry(version).await.map_err(|error| convert(&what(), error))? else {
+        return Ok(None);
+    };
+    let actions = get_actions(version, &bytes).map_err(|error| convert(&what(), error))?;
+    Ok(actions.into_iter().find_map(|action| match action {
+        Action::CommitInfo(info) => Some(info),
+        _ => None,
+    }))
 }
 
 /// Rows and bytes of a table's files, from the log's statistics.

@@ -23,6 +23,7 @@ use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
+use crate::delta;
 use crate::error::{Context, Error, Kind, Result};
 use crate::name::Name;
 
@@ -162,8 +163,17 @@ impl Lake {
             Err(error) if is_no_table(&table, &error).await => return Err(never()),
             Err(error) => return Err(Error::unavailable(unreadable()).because(error)),
         }
+        // delta-rs goes by the files' times, which may be a little later than those that commits have, and that are told.
+        let log = table.log_store();
+        let mut version = table.version().unwrap_or_default();
+        while delta::committed_us(log.as_ref(), version + 1).await?.is_some_and(|committed_us| committed_us <= us) {
+            version += 1;
+        }
+        if table.version() != Some(version) {
+            table.load_version(version).await.map_err(|error| Error::unavailable(unreadable()).because(error))?;
+        }
         // Before the first version there is, delta-rs gives that one.
-        let committed_us = match committed_us(&table) {
+        let written_us = match committed_us(&table) {
             Some(known) => known,
             None => {
                 let commit = commit_uri_from_version(table.version());
@@ -171,6 +181,8 @@ impl Lake {
                 file.last_modified.timestamp_millis().saturating_mul(1_000)
             }
         };
+        let told_us = delta::committed_us(log.as_ref(), version).await?;
+        let committed_us = told_us.map_or(written_us, |told_us| told_us.min(written_us));
         if committed_us > us {
             return Err(Error::not_found(format!(
                 "table {layer}.{name} did not exist yet at {}: its first version is of {}; ask for a later time",

@@ -17,6 +17,8 @@ use crate::types::SqlType;
 
 /// The column that `incoming` carries through a transform: the row's place in its batch.
 pub const ROW_COLUMN: &str = "_row";
+/// The most columns of a table: with 5,000, a merge of one row needs more memory than a merge has.
+pub const COLUMNS_MAX: usize = 2_000;
 /// The column of a keyed table without `sequence_by`: each row's place in the order of arrival.
 pub const SEQUENCE_COLUMN: &str = "_sequence";
 /// The column that keeps what `on_new_column = "rescue"` did not fit elsewhere, as JSON.
@@ -153,6 +155,14 @@ pub fn admit(table: &Table, stored: Option<&Schema>, incoming: &Schema) -> Resul
         return Ok(());
     }
     let known = known_columns(table, stored)?;
+    let is_known = |field: &Field| known.iter().any(|column| same_column(&column.name, field.name()));
+    let count = known.len() + incoming.fields().iter().filter(|field| !is_known(field)).count();
+    if count > COLUMNS_MAX {
+        return Err(Error::invalid(format!(
+            "the ingest would give table {:?} {count} columns; the most is {COLUMNS_MAX}: put some into a struct or a map",
+            table.name.as_str()
+        )));
+    }
     for field in incoming.fields() {
         check_type(table, &known, field)?;
     }

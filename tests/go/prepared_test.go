@@ -156,15 +156,15 @@ func TestValuesThatDoNotFitAreRefused(t *testing.T) {
 	statement := prepare(t, connection, "SELECT name FROM silver.stations WHERE id = ?")
 
 	_, err := run(t.Context(), statement)
-	refused(t, err, adbc.StatusInvalidArgument, "1 parameters", "0 were bound")
+	refused(t, err, adbc.StatusInvalidArgument, "the statement has 1", "0 were bound")
 	_, err = bound(t, statement, batch(t, columns(whole, whole), `[{"0":1,"1":2}]`))
-	refused(t, err, adbc.StatusInvalidArgument, "1 parameters", "2 were bound")
+	refused(t, err, adbc.StatusInvalidArgument, "the statement has 1", "2 were bound")
 	_, err = bound(t, statement, batch(t, columns(text), `[{"0":"not a number"}]`))
 	failed(t, err, adbc.StatusInvalidArgument, "not a number")
 
 	none := prepare(t, connection, "SELECT 1")
 	_, err = bound(t, none, batch(t, columns(whole), `[{"0":1}]`))
-	refused(t, err, adbc.StatusInvalidArgument, "0 parameters", "1 were bound")
+	refused(t, err, adbc.StatusInvalidArgument, "the statement has 0", "1 were bound")
 
 	many := "[" + strings.Repeat(`{"0":1},`, 1000) + `{"0":1}]`
 	_, err = bound(t, statement, batch(t, columns(whole), many))

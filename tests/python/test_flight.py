@@ -146,7 +146,7 @@ def test_a_large_result_has_endpoints_that_are_read_at_the_same_time_and_togethe
     # All have begun before one ends, and none of them waits for another.
     readers = [client.do_get(endpoint.ticket) for endpoint in info.endpoints]
     parts = [reader.read_all() for reader in reversed(readers)]
-    assert all(part.num_rows > 0 for part in parts)
+    assert sum(part.num_rows > 0 for part in parts) > 1
     whole = lab.table(f"{LARGE} ORDER BY line")
     assert pa.concat_tables(parts).sort_by("line").equals(whole)
     assert whole["line"].to_pylist() == list(range(LINES))

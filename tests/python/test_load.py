@@ -1,15 +1,13 @@
-"""Many clients, slow ones and those who leave: nothing is left behind, and who comes too many is told when to try again.
+"""Many clients, slow ones, and those who leave: nothing stays behind, and who is too many is told when to come back.
 
-What a process holds is read from /proc: memory, open files, threads. MALLARD_DEEP=1 asks a million small queries instead
-of some thousands.
+What a process holds is read from /proc: memory, open files, threads. MALLARD_DEEP=1 asks a million small queries
+instead of some thousands.
 """
 
 import os
 import resource
 import socket
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
@@ -20,7 +18,7 @@ from lab import logs, write_definition
 from mallard import Server, wait_for
 from messages import Client, command, m, query, table
 
-CLIENT = "gRPC, Python"
+CLIENT = "pyarrow, gRPC"
 DEEP = bool(os.environ.get("MALLARD_DEEP"))
 IDLE = 1000
 BUSY = 100
@@ -29,7 +27,7 @@ RETRY_HEADER = "grpc-retry-pushback-ms"
 # Neither ends while a test waits: the first gives no row, the second rows all the time.
 SILENT = "SELECT count(*) FROM generate_series(1, 1000000000000) AS t(value) WHERE value % 7 = 8"
 TALKING = "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 100000000) AS t(value)"
-SPILLING = "SELECT value, repeat('x', 500) AS text FROM generate_series(1, 3000000) AS t(value) ORDER BY text, value DESC"
+SPILLING = "SELECT value, repeat('x', 500) AS x FROM generate_series(1, 3000000) AS t(value) ORDER BY x, value DESC"
 LEAVE_SECONDS = 10
 
 
@@ -87,9 +85,8 @@ def retry_ms(error):
 
 def unfinished(server):
     """The states of the queries that did not end, but for the one that asks."""
-    return [row["state"] for row in server.rows(
-        "SELECT state FROM system.queries WHERE state IN ('running', 'queued') AND statement NOT LIKE '%system.queries%'"
-    )]
+    others = "state IN ('running', 'queued') AND statement NOT LIKE '%system.queries%'"
+    return [row["state"] for row in server.rows(f"SELECT state FROM system.queries WHERE {others}")]
 
 
 @pytest.mark.feature("connections at once")
@@ -123,7 +120,7 @@ def test_a_thousand_idle_and_a_hundred_busy_connections_leave_nothing_behind(sta
         assert after.memory_mib < before.memory_mib * 1.2 + 32, f"{before}, then {after}"
         assert unfinished(server) == []
     wait_for(lambda: Held(server).files <= alone.files + 20, f"the closing of files, {alone} at the beginning")
-    assert Held(server).threads <= alone.threads + 20, alone
+    wait_for(lambda: Held(server).threads <= alone.threads + 20, f"the end of threads, {alone} at the beginning")
 
 
 def hold(client, sql):
@@ -284,25 +281,26 @@ def test_a_query_without_a_reader_gives_back_its_place_and_its_spill_files(start
 def test_a_query_without_a_reader_gives_back_its_memory(start, leave):
     server = start(query_memory_mib=1024)
     hash_table = "SELECT value % 20000000 AS v, count(*) FROM generate_series(1, 10000000000) AS t(value) GROUP BY 1"
-    left = []
-    for number in range(5):
+    server.rows("SELECT 1")
+    alone = Held(server)
+    for number in range(6):
         with own_connection(server) as client:
             info = client.get_flight_info(query(f"{hash_table} -- {number}"))
             call = client.do_get(info.endpoint[0].ticket)
             call.initial_metadata()
             begin = Held(server)
-            wait_for(lambda: Held(server).memory_mib > begin.memory_mib + 100, "a large table")
+            wait_for(lambda: Held(server).memory_mib > begin.memory_mib + 150, "a large table")
             leave(client, call, info)
             wait_for(lambda: entry(server, number)["ended"], "the end of the query", LEAVE_SECONDS)
             wait_for(lambda: is_idle(server), "an idle processor", LEAVE_SECONDS)
-        left.append(Held(server))
-    # The allocator keeps some of it for the next query, but not more each time.
-    assert left[-1].memory_mib < left[1].memory_mib + 64, left
+    # The allocator keeps some of it for the next query; all of it would be 900 MiB.
+    assert Held(server).memory_mib < alone.memory_mib + 450, alone
 
 
 def test_joins_that_compare_all_rows_do_not_hold_up_others_and_end_when_they_are_cancelled(start):
     server = start()
-    join = "SELECT count(*) FROM generate_series(1, 1000000) a(x) JOIN generate_series(1, 1000000) b(y) ON x * y % 7 = 8"
+    million = "generate_series(1, 1000000)"
+    join = f"SELECT count(*) FROM {million} a(x) JOIN {million} b(y) ON x * y % 7 = 8"
     with Client(server.address) as client:
         calls = [hold(client, join) for _ in range(4)]
         for call in calls:

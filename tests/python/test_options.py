@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 import adbc_driver_manager
@@ -20,6 +21,8 @@ ERASE = ConnectionOptions.OPTION_ERASE_SESSION_OPTION_PREFIX.value
 TIMEOUT = adbc_driver_manager.AdbcStatusCode.TIMEOUT
 # What the driver makes of RESOURCE_EXHAUSTED.
 EXHAUSTED = adbc_driver_manager.AdbcStatusCode.INTERNAL
+# The id of a reading that no other test writes.
+TRAVELLER = 1
 # Far more than any test waits for.
 ENDLESS = "SELECT sum(value) FROM generate_series(1, 1000000000000) AS t(value)"
 
@@ -42,45 +45,51 @@ def fetched(connection, sql):
         return cursor.fetchall()
 
 
-def versions(lab, own):
-    """Writes a reading twice; the versions of the table behind each."""
-    rows = [{"id": own.id(1), "seq": seq, "sensor": own.sensor, "value": float(seq)} for seq in (1, 2)]
-    return [lab.ingest("readings", readings(row))["silver_version"] for row in rows]
+@dataclass
+class Past:
+    """A reading that was 1.0 and is 2.0: its table's versions, and a time between them."""
+
+    first: int
+    between: datetime
+    second: int
 
 
-def value(own, travel=""):
-    return f"SELECT value FROM silver.readings {travel} WHERE id = {own.id(1)}"
+@pytest.fixture(scope="module")
+def past(lab):
+    first = lab.ingest("readings", readings({"id": TRAVELLER, "seq": 1, "value": 1.0}))["silver_version"]
+    between = datetime.now(timezone.utc)
+    second = lab.ingest("readings", readings({"id": TRAVELLER, "seq": 2, "value": 2.0}))["silver_version"]
+    return Past(first, between, second)
+
+
+def value(travel="", number=TRAVELLER):
+    return f"SELECT value FROM silver.readings {travel} WHERE id = {number}"
 
 
 @pytest.mark.feature("time travel")
 @pytest.mark.parametrize("clause", ["FOR VERSION AS OF {}", "VERSION AS OF {}", "for system_version as of {}"])
-def test_a_table_is_read_in_an_older_version(lab, own, clause):
-    first, second = versions(lab, own)
-    assert run(lab, value(own, clause.format(first))) == [(1.0,)]
-    assert run(lab, value(own, clause.format(second))) == [(2.0,)]
-    assert run(lab, value(own)) == [(2.0,)]
+def test_a_table_is_read_in_an_older_version(lab, past, clause):
+    assert run(lab, value(clause.format(past.first))) == [(1.0,)]
+    assert run(lab, value(clause.format(past.second))) == [(2.0,)]
+    assert run(lab, value()) == [(2.0,)]
 
 
 @pytest.mark.feature("time travel")
-def test_two_versions_of_a_table_join(lab, own):
-    first, second = versions(lab, own)
+def test_two_versions_of_a_table_join(lab, past):
     sql = (
-        f"SELECT was.value, now.value FROM silver.readings FOR VERSION AS OF {first} AS was "
-        f"JOIN silver.readings FOR VERSION AS OF {second} AS now ON was.id = now.id WHERE now.id = {own.id(1)}"
+        f"SELECT was.value, now.value FROM silver.readings FOR VERSION AS OF {past.first} AS was "
+        f"JOIN silver.readings FOR VERSION AS OF {past.second} AS now ON was.id = now.id WHERE now.id = {TRAVELLER}"
     )
     assert run(lab, sql) == [(1.0, 2.0)]
 
 
 @pytest.mark.feature("time travel")
 @pytest.mark.parametrize("clause", ["FOR TIMESTAMP AS OF '{}'", "FOR SYSTEM_TIME AS OF TIMESTAMP '{}'"])
-def test_a_table_is_read_as_it_was_at_a_time(lab, own, clause):
-    lab.ingest("readings", readings({"id": own.id(1), "value": 1.0}))
-    then = datetime.now(timezone.utc)
-    lab.ingest("readings", readings({"id": own.id(1), "seq": 2, "value": 2.0}))
-    berlin = then.astimezone(timezone(timedelta(hours=1)))
-    for time in (then.strftime("%Y-%m-%d %H:%M:%S.%f"), then.isoformat(), berlin.isoformat()):
-        assert run(lab, value(own, clause.format(time))) == [(1.0,)], time
-    assert run(lab, value(own, clause.format("2999-01-01"))) == [(2.0,)]
+def test_a_table_is_read_as_it_was_at_a_time(lab, past, clause):
+    berlin = past.between.astimezone(timezone(timedelta(hours=1)))
+    for time in (past.between.strftime("%Y-%m-%d %H:%M:%S.%f"), past.between.isoformat(), berlin.isoformat()):
+        assert run(lab, value(clause.format(time))) == [(1.0,)], time
+    assert run(lab, value(clause.format("2999-01-01"))) == [(2.0,)]
 
 
 @pytest.mark.feature("time travel")
@@ -91,17 +100,15 @@ def test_the_time_of_a_merge_reads_what_it_merged(lab, own):
         "SELECT merged_at FROM system.ingests WHERE table_name = 'readings' ORDER BY silver_version DESC LIMIT 6"
     )
     times = [row["merged_at"].isoformat() for row in reversed(merges)]
-    read = [run(lab, value(own, f"FOR TIMESTAMP AS OF '{time}'")) for time in times]
+    read = [run(lab, value(f"FOR TIMESTAMP AS OF '{time}'", own.id(1))) for time in times]
     assert read == [[(float(seq),)] for seq in range(1, 7)]
 
 
 @pytest.mark.feature("time travel", "session options")
-def test_a_session_reads_all_tables_as_of_its_time(lab, own):
-    lab.ingest("readings", readings({"id": own.id(1), "value": 1.0}))
-    then = {"mallard-as-of": datetime.now(timezone.utc).isoformat()}
-    second = lab.ingest("readings", readings({"id": own.id(1), "seq": 2, "value": 2.0}))["silver_version"]
-    assert run(lab, value(own), then) == [(1.0,)]
-    assert run(lab, value(own, f"FOR VERSION AS OF {second}"), then) == [(2.0,)], "the statement's own word wins"
+def test_a_session_reads_all_tables_as_of_its_time(lab, past):
+    then = {"mallard-as-of": past.between.isoformat()}
+    assert run(lab, value(), then) == [(1.0,)]
+    assert run(lab, value(f"FOR VERSION AS OF {past.second}"), then) == [(2.0,)], "the statement's own word wins"
     with refused("as_of", "write", cure=False):
         run(lab, "INSERT INTO silver.logs VALUES (1, 'x')", then)
 
@@ -118,10 +125,9 @@ def test_a_session_reads_all_tables_as_of_its_time(lab, own):
         ("FOR TIMESTAMP AS OF 3", ("time as text",), INVALID),
     ],
 )
-def test_a_state_that_is_none_is_refused(lab, own, clause, words, status):
-    versions(lab, own)
+def test_a_state_that_is_none_is_refused(lab, past, clause, words, status):
     with refused(*words, status=status, cure=False):
-        run(lab, value(own, clause))
+        run(lab, value(clause))
 
 
 @pytest.mark.feature("time travel", "errors with their codes")
@@ -220,18 +226,12 @@ def test_the_drivers_own_timeout_ends_the_query_too(lab):
 
 @pytest.mark.feature("session options", "errors with their codes")
 def test_a_query_stays_within_its_memory(lab):
-    # Groups can spill; the state of one can't.
+    # The state of one group can't be spilled; test_running.py has what can.
     sql = "SELECT array_length(array_agg(value)) FROM generate_series(1, {}) AS t(value)"
     limit = {"mallard-memory-limit": "4MiB"}
     with refused("memory_limit", "rows", status=EXHAUSTED, cure=False):
         run(lab, sql.format(5_000_000), limit)
     assert run(lab, sql.format(1000), limit) == [(1000,)]
-
-
-@pytest.mark.feature("session options")
-def test_a_query_that_can_spill_goes_on_beyond_its_memory(lab):
-    pairs = "SELECT DISTINCT value, value::varchar AS text FROM generate_series(1, 300000) AS t(value)"
-    assert run(lab, f"SELECT count(*) FROM ({pairs})", {"mallard-memory-limit": "8MiB"}) == [(300000,)]
 
 
 @pytest.mark.feature("compression of results", "session options")

@@ -82,7 +82,9 @@ def test_a_value_of_each_type_finds_its_row(cursor, column):
 @pytest.mark.parametrize("column", TYPES)
 def test_a_parameter_has_the_type_that_it_is_compared_with(cursor, column):
     schema = cursor.adbc_prepare(f"SELECT id FROM silver.everything WHERE {column} = ?")
-    assert schema.types == [TYPES[column][1]]
+    # Times are told in milliseconds, which the JDBC driver wants; finer ones are taken all the same.
+    told = {"at": pa.timestamp("ms", tz="UTC"), "wall": pa.timestamp("ms")}
+    assert schema.types == [told.get(column, TYPES[column][1])]
 
 
 @pytest.mark.feature("bound parameters")
@@ -187,7 +189,7 @@ def test_a_thousand_parameters_are_bound(cursor):
 @pytest.mark.feature("bound parameters", "errors with their codes")
 @pytest.mark.parametrize("values", [None, (1,), (1, 2, 3)], ids=["none", "too few", "too many"])
 def test_another_number_of_values_is_refused(cursor, values):
-    with refused("2 parameters", f"{len(values or ())} were bound", "bind", cure=False):
+    with refused("parameters", "has 2", f"{len(values or ())} were bound", "bind", cure=False):
         fetched(cursor, "SELECT ? + id FROM silver.everything WHERE id > ?", values)
 
 

@@ -285,7 +285,7 @@ def test_statements_are_answered_or_refused_with_code_and_reason(raw):
         ("INVALID_ARGUMENT", ["ordres", "orders"], "SELECT * FROM silver.ordres"),
         ("INVALID_ARGUMENT", ["CREATE", "lakehouse.toml"], "CREATE TABLE t (a INT)"),
         ("INVALID_ARGUMENT", ["transactions"], "BEGIN"),
-        ("INVALID_ARGUMENT", ["single"], "SELECT 1; SELECT 2"),
+        ("INVALID_ARGUMENT", ["one at a time"], "SELECT 1; SELECT 2"),
         ("INVALID_ARGUMENT", ["SELEC", "Line: 1, Column: 1"], "SELEC 1"),
         ("RESOURCE_EXHAUSTED", ["2000009 bytes", "1048576"], f"SELECT '{'x' * 2_000_000}'"),
     ]:

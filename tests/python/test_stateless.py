@@ -379,7 +379,7 @@ def test_the_reader_takes_no_rows_and_says_who_does(clients, servers):
     append = m.CommandStatementIngest(table="logs", table_definition_options=options)
     insert = m.CommandStatementUpdate(query="INSERT INTO silver.logs (line, text) VALUES (-9, 'x')")
     for message in (append, insert):
-        with rpc_refused("UNAVAILABLE", "logs", "flight-server local"):
+        with rpc_refused("PERMISSION_DENIED", "logs", "only reads"):
             clients["reader"].put(message, logs("x"))
 
 
@@ -387,7 +387,7 @@ def test_the_reader_takes_no_rows_and_says_who_does(clients, servers):
 def test_the_reader_makes_no_table(clients):
     options = m.TableDefinitionOptions(if_not_exist=1, if_exists=2)
     create = m.CommandStatementIngest(table="unmade", table_definition_options=options)
-    with rpc_refused("UNAVAILABLE", "flight-server local"):
+    with rpc_refused("PERMISSION_DENIED", "unmade", "only reads"):
         clients["reader"].put(create, logs("x"))
     tables = command(m.CommandGetTables(table_name_filter_pattern="unmade"))
     for client in clients.values():

@@ -3,6 +3,8 @@
 //! The server is that of `definition/`, filled by `data.sql`: each statement there is one ingest, and the next begins
 //! when it is in silver, so that a table's versions are known.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic")]
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -1,5 +1,5 @@
-//! How many queries run at once, and in which order the others wait: round robin over who asks, first come first
-//! served within one.
+//! How many queries run at once, and in which order the others wait: round robin over who asks (a user's connection),
+//! first come first served within one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

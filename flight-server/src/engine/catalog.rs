@@ -174,6 +174,11 @@ impl QueryCatalog {
         if catalog != own {
             return Error::invalid(format!("there is no catalog {catalog:?}; the only one is {own:?}"));
         }
+        if schema == INFORMATION_SCHEMA {
+            return Error::invalid(format!(
+                "there is no table {schema}.{name}; there are tables, columns, views and more"
+            ));
+        }
         if !SCHEMAS.contains(&schema) {
             let known = SCHEMAS.join(", ");
             return Error::invalid(format!("there is no schema {schema:?}; there are {known} and information_schema"));

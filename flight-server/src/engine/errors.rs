@@ -66,6 +66,11 @@ fn classify_foreign(error: &(dyn StdError + 'static)) -> Option<Error> {
     if let Some(inner) = error.downcast_ref::<ArrowError>() {
         return classify_arrow(inner);
     }
+    // It comes in several wrappers, and not always as the type that it was.
+    let text = error.to_string();
+    if text.starts_with("regex parse error") || text.starts_with("Compiled regex exceeds size limit") {
+        return Some(Error::invalid(text));
+    }
     Some(unreadable(error))
 }
 

@@ -1,10 +1,12 @@
 //! `information_schema`: DataFusion's own tables, and what the definition says about tables and columns for people.
+//!
+//! Columns are counted from 1, as the standard does, and have the types that results have.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{AsArray as _, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{AsArray as _, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use async_trait::async_trait;
 use datafusion::catalog::information_schema::InformationSchemaProvider;
 use datafusion::catalog::streaming::StreamingTable;
@@ -20,6 +22,9 @@ use super::catalog::{QueryCatalog, SharedCatalog};
 
 /// The column that is added: Databricks and Snowflake call it so.
 const COMMENT: &str = "comment";
+
+const POSITION: &str = "ordinal_position";
+const DATA_TYPE: &str = "data_type";
 
 /// The schema `information_schema` of one query.
 pub(super) struct Information {
@@ -118,6 +123,16 @@ fn commented(
     let comments: StringArray = (0..batch.num_rows())
         .map(|row| comment(catalog, &names.iter().map(|column| column.value(row)).collect::<Vec<_>>()))
         .collect();
-    let columns = batch.columns().iter().cloned().chain([Arc::new(comments) as _]).collect();
+    let mut columns = batch.columns().to_vec();
+    if let Some(positions) = batch.column_by_name(POSITION).and_then(|column| column.as_primitive_opt::<UInt64Type>()) {
+        let from_1: UInt64Array = positions.unary(|position| position + 1);
+        columns[batch.schema().index_of(POSITION)?] = Arc::new(from_1);
+    }
+    if let Some(types) = batch.column_by_name(DATA_TYPE).and_then(|column| column.as_string_opt::<i32>()) {
+        let plain: StringArray =
+            types.iter().map(|name| Some(name?.replace("Utf8View", "Utf8").replace("BinaryView", "Binary"))).collect();
+        columns[batch.schema().index_of(DATA_TYPE)?] = Arc::new(plain);
+    }
+    columns.push(Arc::new(comments));
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::common::DataFusionError;
 use datafusion::error::Result;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
-/// A query's share of the common pool. Operators that would pass its limit spill, or fail.
+/// A query's share of the common pool, which its operators share fairly. Those that would pass their part spill, or
+/// fail.
 pub(super) struct QueryMemory {
     shared: Arc<dyn MemoryPool>,
+    own: FairSpillPool,
     limit: usize,
     used: AtomicUsize,
     peak: AtomicUsize,
@@ -20,7 +22,8 @@ pub(super) struct QueryMemory {
 impl QueryMemory {
     /// A share of at most `limit` bytes of `shared`.
     pub(super) fn new(shared: Arc<dyn MemoryPool>, limit: usize) -> Arc<Self> {
-        Arc::new(Self { shared, limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) })
+        let own = FairSpillPool::new(limit);
+        Arc::new(Self { shared, own, limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) })
     }
 
     /// The most that was reserved at once, in bytes.
@@ -40,37 +43,41 @@ impl MemoryPool for QueryMemory {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
+        self.own.register(consumer);
         self.shared.register(consumer);
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
         self.shared.unregister(consumer);
+        self.own.unregister(consumer);
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.own.grow(reservation, additional);
         self.shared.grow(reservation, additional);
         self.add(additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.shared.shrink(reservation, shrink);
+        self.own.shrink(reservation, shrink);
         self.used.fetch_sub(shrink, Ordering::Relaxed);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let fits = |used: usize| used.checked_add(additional).filter(|sum| *sum <= self.limit);
-        if let Err(used) = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        if self.own.try_grow(reservation, additional).is_err() {
             return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} wants {additional} bytes beside the {used} in use, and the query may have {} (memory_limit)",
+                "{} wants {additional} bytes beside the {} in use, and the query may have {} (memory_limit)",
                 reservation.consumer().name(),
+                self.reserved(),
                 self.limit
             )));
         }
         if let Err(error) = self.shared.try_grow(reservation, additional) {
-            self.used.fetch_sub(additional, Ordering::Relaxed);
+            self.own.shrink(reservation, additional);
             return Err(error);
         }
-        self.peak.fetch_max(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.add(additional);
         Ok(())
     }
 

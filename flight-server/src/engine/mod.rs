@@ -234,7 +234,14 @@ impl Engine {
         let own = plan.timeout_ms.map(Duration::from_millis);
         let timeout = own.into_iter().chain(self.options.timeout).min();
         let deadline = timeout.and_then(|timeout| tokio::time::Instant::now().checked_add(timeout));
-        let permit = match running::until(&entry, deadline, timeout, self.admission.enter(&who.principal)).await {
+        let permit = match running::until(
+            &entry,
+            deadline,
+            timeout,
+            self.admission.enter(&format!("{}@{}", who.principal, who.peer)),
+        )
+        .await
+        {
             Ok(permit) => permit,
             Err(error) => {
                 entry.fail(&error);

@@ -100,9 +100,9 @@ impl Parameters {
         let unreadable = |error| Error::invalid("a parameter's value can't be read").because(error);
         let scalars = values.columns().iter().zip(&self.0).map(|(column, data_type)| {
             let value = ScalarValue::try_from_array(column, row).map_err(unreadable)?;
-            // A value that does not fit is left to the comparison, which widens.
+            // A value that does not fit as it is, is left to the comparison, which widens.
             let cast = data_type.as_ref().and_then(|data_type| value.cast_to(data_type).ok());
-            let cast = cast.filter(|cast| cast.is_null() == value.is_null());
+            let cast = cast.filter(|cast| cast.cast_to(&value.data_type()).is_ok_and(|back| back == value));
             Ok(ScalarAndMetadata::new(cast.unwrap_or(value), None))
         });
         let scalars = scalars.collect::<Result<Vec<_>>>()?;

@@ -415,6 +415,7 @@ fn refused(statement: &str) -> Error {
             "files are not read or written over SQL; fetch results over Flight, send rows by ingest (adbc_ingest with \
              mode \"append\")"
         }
+        "INSERT" | "UPDATE" | "DELETE" => "what writes can't be explained; EXPLAIN the SELECT behind it",
         "GRANT" | "REVOKE" | "DENY" => "there are no privileges to give over SQL",
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => "prepare statements over Flight SQL, as drivers do",
         "VACUUM" | "OPTIMIZE" | "ANALYZE" => "tables are looked after by Mallard itself",

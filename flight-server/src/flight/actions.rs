@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use arrow_flight::sql::{
-    ActionCancelQueryRequest, ActionCancelQueryResult, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedSubstraitPlanRequest, Any, Command, ProstMessageExt as _,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest, Any, Command, ProstMessageExt as _,
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
@@ -17,7 +17,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::prepared::{self, Prepared};
-use super::service::{self, SqlService};
+use super::service::{self, NO_TRANSACTIONS, SqlService};
 use super::session::{self, Caller, SessionOptionValue, SessionOptions};
 use super::statements::{Asked, timestamp};
 use super::status::{status, unencodable, unimplemented};
@@ -39,10 +39,10 @@ pub(super) fn all() -> Vec<ActionType> {
     ]
 }
 
-type Answer = Response<Vec<ActionResult>>;
+pub(super) type Answer = Response<Vec<ActionResult>>;
 
-/// What an action answers; `None` if it is left to arrow-flight's layer.
-pub(super) async fn answer(service: &SqlService, request: &Request<Action>) -> Result<Option<Answer>, Status> {
+/// What an action answers.
+pub(super) async fn answer(service: &SqlService, request: &Request<Action>) -> Result<Answer, Status> {
     let caller = session::caller(request);
     let body = &request.get_ref().body;
     let answer = match request.get_ref().r#type.as_str() {
@@ -80,12 +80,17 @@ pub(super) async fn answer(service: &SqlService, request: &Request<Action>) -> R
             packed(ActionCancelQueryResult { result: cancelled.into() }.as_any())
         }
         "RenewFlightEndpoint" => renew(service, decoded(body)?, &caller)?,
-        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" | "ClosePreparedStatement" => {
-            return Ok(None);
+        // Nothing to do: the handle was all there was.
+        "ClosePreparedStatement" => {
+            unpacked::<ActionClosePreparedStatementRequest>(body)?;
+            Response::new(Vec::new())
+        }
+        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
+            return Err(unimplemented(NO_TRANSACTIONS));
         }
         other => return Err(unimplemented(format!("there is no action {other:?}; ListActions tells those there are"))),
     };
-    Ok(Some(answer))
+    Ok(answer)
 }
 
 async fn prepare(service: &SqlService, asked: Asked, caller: Caller) -> Result<Answer, Status> {

@@ -10,13 +10,12 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use lakehouse::{Context as _, Error, Kind, Result};
 use proto::FLIGHT_DESCRIPTORS;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
@@ -43,6 +42,9 @@ const STREAMS_MAX: u32 = 256;
 
 /// How often a connection without traffic is asked for a sign of life, and how long it may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long calls may go on after a shutdown began.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -77,8 +79,8 @@ pub(super) async fn serve(
     report(&health, ServingStatus::Serving).await;
     let (cut, is_cut) = watch::channel(false);
     let (stop, stopped) = oneshot::channel();
-    let connections = TcpListenerStream::new(listener).map(move |connection| {
-        let connection = connection?;
+    let connections = stream::unfold(listener, |listener| async { Some((accept(&listener).await, listener)) });
+    let connections = connections.map(move |connection| {
         connection.set_nodelay(true)?;
         Ok::<_, io::Error>(Connection::new(connection, is_cut.clone()))
     });
@@ -104,6 +106,19 @@ pub(super) async fn serve(
     tokio::select! {
         served = serving => served.context(Kind::Unavailable, || "the server can't go on accepting connections".into()),
         () = cut_after(stopped, grace, cut) => Ok(()),
+    }
+}
+
+/// The next connection. What keeps it from being accepted, such as too many open files, is waited out.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => return connection,
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 

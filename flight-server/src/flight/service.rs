@@ -12,14 +12,12 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
 use arrow_flight::sql::server::FlightSqlService;
 use arrow_flight::sql::{
-    ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
-    ActionBeginTransactionResult, ActionClosePreparedStatementRequest, ActionEndSavepointRequest,
-    ActionEndTransactionRequest, Any, Command, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas,
-    CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes,
-    CommandGetTables, CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandStatementQuery,
-    CommandStatementSubstraitPlan, ProstMessageExt, SqlInfo, SubstraitPlan, TicketStatementQuery,
+    Any, Command, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandStatementQuery, CommandStatementSubstraitPlan,
+    ProstMessageExt, SqlInfo, SubstraitPlan, TicketStatementQuery,
 };
-use arrow_flight::{Action, CancelStatus, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
+use arrow_flight::{CancelStatus, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
 use async_trait::async_trait;
 use futures::{Stream, StreamExt as _, stream};
 use lakehouse::{Clock, Error, Result as MallardResult};
@@ -38,7 +36,7 @@ use super::{metadata, sql_info, xdbc};
 use crate::engine::{Engine, QueryText};
 use crate::results::Results;
 
-const NO_TRANSACTIONS: &str =
+pub(super) const NO_TRANSACTIONS: &str =
     "there are no transactions: each query reads one snapshot, each ingest is kept as a whole; use autocommit";
 
 type Info = Result<Response<FlightInfo>, Status>;
@@ -314,43 +312,6 @@ impl FlightSqlService for SqlService {
 
     async fn do_get_fallback(&self, _: Request<Ticket>, message: Any) -> Data {
         Err(unimplemented(format!("DoGet has no {}", short_name(&Command::Unknown(message)))))
-    }
-
-    /// Nothing to do: the handle was all there was.
-    async fn do_action_close_prepared_statement(
-        &self,
-        _: ActionClosePreparedStatementRequest,
-        _: Request<Action>,
-    ) -> Result<(), Status> {
-        Ok(())
-    }
-
-    async fn do_action_begin_transaction(
-        &self,
-        _: ActionBeginTransactionRequest,
-        _: Request<Action>,
-    ) -> Result<ActionBeginTransactionResult, Status> {
-        Err(unimplemented(NO_TRANSACTIONS))
-    }
-
-    async fn do_action_end_transaction(
-        &self,
-        _: ActionEndTransactionRequest,
-        _: Request<Action>,
-    ) -> Result<(), Status> {
-        Err(unimplemented(NO_TRANSACTIONS))
-    }
-
-    async fn do_action_begin_savepoint(
-        &self,
-        _: ActionBeginSavepointRequest,
-        _: Request<Action>,
-    ) -> Result<ActionBeginSavepointResult, Status> {
-        Err(unimplemented(NO_TRANSACTIONS))
-    }
-
-    async fn do_action_end_savepoint(&self, _: ActionEndSavepointRequest, _: Request<Action>) -> Result<(), Status> {
-        Err(unimplemented(NO_TRANSACTIONS))
     }
 
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}

@@ -145,10 +145,8 @@ impl Protocol for FlightService {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         self.known(&request)?;
-        match actions::answer(&self.sql, &request).await? {
-            Some(answer) => Ok(answer.map(|results| stream::iter(results.into_iter().map(Ok)).boxed())),
-            None => self.sql.do_action(request).await,
-        }
+        let answer = actions::answer(&self.sql, &request).await?;
+        Ok(answer.map(|results| stream::iter(results.into_iter().map(Ok)).boxed()))
     }
 
     async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {

@@ -18,6 +18,7 @@ mod refreshing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     done: Mutex<Done>,
     /// Counts silver commits.
     pub(crate) silver_changed: watch::Sender<u64>,
+    /// Whether all models are to be refreshed in the next round, whatever their timers say.
+    pub(crate) all_due: AtomicBool,
     /// Whether the gold models have caught up with this count of silver commits.
     pub(crate) gold_caught_up: watch::Sender<u64>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -78,6 +81,12 @@ impl Shared {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut troubles, &mut done);
+    }
+
+    /// Has all models refreshed, as if silver had changed and all timers were due.
+    pub(crate) fn refresh_all(&self) {
+        self.all_due.store(true, Ordering::SeqCst);
+        self.silver_changed.send_modify(|count| *count += 1);
     }
 
     /// Completes when the process stops.
@@ -189,6 +198,7 @@ impl Local {
             done: Mutex::default(),
             // The first round looks at every model, whatever changed while no process ran.
             silver_changed: watch::Sender::new(1),
+            all_due: AtomicBool::new(false),
             gold_caught_up: watch::Sender::new(0),
             stop: stopped,
         });

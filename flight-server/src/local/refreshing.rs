@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -48,6 +49,9 @@ pub(super) async fn run(shared: Arc<Shared>, refresher: Arc<Refresher>, clock: A
             due.extend(on_change(&shared));
             // A model on a timer is not left empty until its first time comes.
             due.extend(unpublished.iter().cloned());
+        }
+        if shared.all_due.swap(false, Ordering::SeqCst) {
+            due.extend(shared.definitions.now().models.keys().cloned());
         }
         let count = (*changed.borrow_and_update()).max(count);
         if !due.is_empty() {

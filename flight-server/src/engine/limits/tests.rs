@@ -89,6 +89,25 @@ async fn monstrous_statements_are_refused_before_they_are_parsed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_short_text_makes_large_is_measured() {
+    let fixture = Fixture::new().await;
+    let doubled: String = (1..25).map(|n| format!(", t{n} AS (SELECT a.* FROM t{} a, t{0} b)", n - 1)).collect();
+    let list: Vec<String> = (0..=LIST_VALUES_MAX).map(|n| n.to_string()).collect();
+    let depth = TYPE_DEPTH_MAX + 1;
+    for sql in [
+        format!("WITH t0 AS (SELECT * FROM silver.events){doubled} SELECT * FROM t24"),
+        format!("SELECT * FROM silver.events WHERE id IN ({})", list.join(", ")),
+        format!("SELECT arrow_cast(NULL, '{}Int8{}')", "List(".repeat(depth), ")".repeat(depth)),
+    ] {
+        let start: String = sql.chars().take(60).collect();
+        assert_eq!(run(&fixture, sql).await.expect_err(&start).kind(), Kind::Exhausted, "{start}");
+    }
+    let used =
+        "WITH t AS (SELECT * FROM silver.events) SELECT count(*) FROM t a JOIN t b USING (id) JOIN t c USING (id)";
+    run(&fixture, used.to_owned()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn long_lists_and_wide_statements_are_not_deep() {
     let fixture = Fixture::new().await;
     let values: String = (0..20_000).map(|n| format!("{n}, ")).collect();

@@ -116,8 +116,10 @@ impl Progress {
         Ok(merged >= rows)
     }
 
-    /// Waits until all rows are merged, nothing waits, and the models have caught up.
+    /// Waits until all rows are merged, nothing waits, and all models have caught up: those on a timer too, which may
+    /// have been computed while rows were still coming.
     pub(super) async fn wait_for_gold(&self, shared: &Shared, rows: u64) -> Result<()> {
+        let mut is_last_round = false;
         let mut last_moved = (Instant::now(), shared.done());
         let is_idle = || shared.definitions.now().tables.keys().all(|table| shared.queue.pending(table).is_empty());
         loop {
@@ -126,7 +128,12 @@ impl Progress {
             let done = shared.done();
             self.refreshed.set(done.refreshes, done.refreshes + u64::from(!is_caught_up), self.started.elapsed());
             if is_merged && is_idle() && is_caught_up {
-                return Ok(());
+                if is_last_round {
+                    return Ok(());
+                }
+                is_last_round = true;
+                shared.refresh_all();
+                continue;
             }
             if done != last_moved.1 {
                 last_moved = (Instant::now(), done);

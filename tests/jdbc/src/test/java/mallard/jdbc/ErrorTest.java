@@ -30,7 +30,7 @@ class ErrorTest {
         "SELECT nosuch(1);                                   nosuch;             ",
         "SELECT sum(name) FROM silver.samples;               sum;                ",
         "SELECT id, count(*) FROM silver.samples;            id;                 GROUP BY",
-        "SELECT * FROM silver.samples WHERE id = ?;          1 parameters;       bind a value to each",
+        "SELECT * FROM silver.samples WHERE id = ?;          the statement has 1;       bind a value to each",
         "COPY silver.samples TO 'file.csv';                  COPY;               results over Flight",
     })
     void a_wrong_statement_is_told_what_is_wrong_and_what_to_do(String sql, String wrong, String cure)
