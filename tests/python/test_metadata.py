@@ -119,14 +119,6 @@ def test_each_column_is_listed_with_its_place_in_the_table(connection):
     assert [column["ordinal_position"] for column in columns] == list(range(1, len(columns) + 1))
 
 
-@pytest.mark.feature("columns, types and remarks")
-def test_a_columns_description_is_told_as_its_remarks(connection):
-    catalogs = objects(connection, depth="all", db_schema_filter="silver", table_name_filter="readings")
-    columns = tables_of(schemas_of(catalogs)["silver"])["readings"]["table_columns"]
-    remarks = {column["column_name"]: column["remarks"] for column in columns}
-    assert (remarks["id"], remarks["value"]) == ("identifies the reading", None)
-
-
 @pytest.mark.feature("catalogs, schemas, tables, table types")
 def test_filters_are_patterns(connection):
     schemas = schemas_of(objects(connection, depth="tables", db_schema_filter="s%", table_name_filter="lo_s"))

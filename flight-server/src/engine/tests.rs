@@ -294,8 +294,10 @@ async fn slices_hold_each_row_of_a_result_once() {
     let values: Int64Array = values.collect();
     let rows = RecordBatch::try_from_iter([("n", Arc::new(values) as ArrayRef)]).unwrap();
     fixture.append(Layer::Silver, "untouched", rows).await;
-    let (scan, union) = ("SELECT n FROM silver.untouched WHERE n % 2 = 0", "SELECT id FROM silver.events WHERE id = 1");
-    for (sql, expected) in [(scan.to_owned(), 200_000), (format!("{scan} UNION ALL {union}"), 200_001)] {
+    let scan = "SELECT n FROM silver.untouched WHERE n % 2 = 0";
+    // Ids from 0 to 5, of which the scan has the 0 too.
+    let union = format!("{scan} UNION ALL SELECT id FROM silver.events");
+    for (sql, expected) in [(scan.to_owned(), (200_000, 200_000)), (union, (200_006, 200_005))] {
         let planned = fixture.plan(&sql, None).await.unwrap();
         let slices: Vec<Slice> = planned.slices().collect();
         assert!(slices.len() > 1, "it is not sliced: {sql}");
@@ -310,7 +312,7 @@ async fn slices_hold_each_row_of_a_result_once() {
                 distinct.extend(batch.column(0).as_primitive::<Int64Type>().values());
             }
         }
-        assert_eq!((count, distinct.len()), (expected, expected), "{sql}");
+        assert_eq!((count, distinct.len()), expected, "{sql}");
     }
 }
 

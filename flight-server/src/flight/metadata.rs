@@ -20,8 +20,9 @@ use crate::engine::{CatalogTable, GOLD, SCHEMAS, SILVER};
 /// Where declarations, and the tables' own metadata, keep what a column is about.
 const COMMENT: &str = "comment";
 
-/// Where JDBC looks for it (<https://arrow.apache.org/docs/format/FlightSql.html#flight-sql-metadata>), and ADBC.
-const REMARKS: [&str; 2] = ["ARROW:FLIGHT:SQL:REMARKS", "REMARKS"];
+/// Where JDBC looks for it:
+/// <https://arrow.apache.org/docs/format/FlightSql.html#flight-sql-metadata>.
+const REMARKS: &str = "ARROW:FLIGHT:SQL:REMARKS";
 
 /// Nothing counts up by itself; JDBC asks for each column.
 const IS_AUTO_INCREMENT: (&str, &str) = ("ARROW:FLIGHT:SQL:IS_AUTO_INCREMENT", "0");
@@ -236,9 +237,7 @@ fn described(table: &CatalogTable, definition: &Definition) -> Schema {
         let column = declared.and_then(|declared| declared.column(field.name()));
         let comment = column.and_then(|column| column.description.as_ref()).or_else(|| field.metadata().get(COMMENT));
         let mut metadata = field.metadata().clone();
-        for key in REMARKS {
-            metadata.extend(comment.map(|comment| (key.to_owned(), comment.clone())));
-        }
+        metadata.extend(comment.map(|comment| (REMARKS.to_owned(), comment.clone())));
         metadata.insert(IS_AUTO_INCREMENT.0.to_owned(), IS_AUTO_INCREMENT.1.to_owned());
         Arc::new(field.as_ref().clone().with_metadata(metadata))
     });
