@@ -599,9 +599,18 @@ def test_statements_that_are_too_much(hostile, bomb):
     send_sql(hostile, bomb)
 
 
-# Small statements whose result would fill any memory. What a single value takes has no limit yet, as the README says.
+# Small statements whose result, or a single value of it, would fill any memory.
 LARGE = [
+    "SELECT repeat('x', 2000000000)",
     "SELECT repeat(repeat('x', 1000000), 1000000)",
+    "SELECT lpad('x', 2000000000, 'y')",
+    "SELECT rpad('x', 2147483647, 'y')",
+    "SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 100000), 'g')",
+    "SELECT replace(repeat('a', 1000000), 'a', repeat('b', 100000))",
+    "SELECT encode(repeat('a', 500000000)::BYTEA, 'hex')",
+    "SELECT concat(repeat('x', 500000000), repeat('x', 500000000), repeat('x', 500000000), repeat('x', 500000000))",
+    "SELECT array_to_string(array_repeat(repeat('x', 1000000), 1000), ',')",
+    "SELECT unnest(range(0, 1000000000))",
     "SELECT range(0, 100000000000)",
     "SELECT generate_series(0, 9223372036854775807)",
     "SELECT array_repeat(1, 10000000000)",

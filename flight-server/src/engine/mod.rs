@@ -39,6 +39,7 @@ pub(crate) mod tests;
 mod text;
 #[cfg(test)]
 mod travel_tests;
+mod values;
 mod workers;
 
 use std::path::PathBuf;

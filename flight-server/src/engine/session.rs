@@ -12,10 +12,10 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use lakehouse::{Context, Kind, Result};
 
-use super::EngineOptions;
 use super::catalog::{QueryCatalog, SharedCatalog};
 use super::memory::{QueryMemory, runtime_for};
 use super::metadata_scan::KeepLimits;
+use super::{EngineOptions, explain, values};
 
 /// Memory for Parquet footers, in bytes. The library's default (50 MB) is small for tables of many files.
 const METADATA_CACHE_BYTES: usize = 128 << 20;
@@ -36,13 +36,15 @@ pub(super) fn base(options: &EngineOptions) -> Result<SessionState> {
         .context(Kind::Invalid, || format!("can't use the spill folder {}; choose another", folder.display()))?;
     let mut rules = PhysicalOptimizer::new().rules;
     rules.insert(0, Arc::new(KeepLimits));
-    Ok(SessionStateBuilder::new()
+    let mut session = SessionStateBuilder::new()
         .with_default_features()
         .with_physical_optimizer_rules(rules)
         .with_config(config())
         .with_runtime_env(runtime)
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
-        .build())
+        .build();
+    values::bound(&mut session).map_err(explain)?;
+    Ok(session)
 }
 
 /// What sets one query's session apart.

@@ -317,6 +317,39 @@ async fn slices_hold_each_row_of_a_result_once() {
 }
 
 #[tokio::test]
+async fn functions_that_make_much_of_little_have_a_limit() {
+    let fixture = Fixture::new().await;
+    let huge = [
+        "repeat('x', 2000000000)",
+        "repeat(repeat('x', 1000000), 1000000)",
+        "lpad('x', 2000000000, 'y')",
+        "rpad('x', 2147483647)",
+        "replace(repeat('a', 1000000), 'a', repeat('b', 100000))",
+        "regexp_replace(repeat('a', 1000000), 'a', repeat('b', 100000), 'g')",
+        "range(0, 1000000000)",
+        "generate_series(1, 9000000000, 2)",
+        "array_repeat(repeat('x', 1000000), 1000)",
+    ];
+    for value in huge {
+        let of_rows = value.replacen('(', "(CASE WHEN id < 0 THEN NULL ELSE ", 1).replacen(',', " END,", 1);
+        for sql in [format!("SELECT {value}"), format!("SELECT {of_rows} FROM silver.events")] {
+            let plan = fixture.plan(&sql, None).await.unwrap();
+            let error = fixture.run(plan).await.unwrap().try_collect::<Vec<_>>().await.unwrap_err();
+            let error = explain(error);
+            assert!(error.kind() == Kind::Exhausted && error.to_string().contains("the most is"), "{sql}: {error}");
+        }
+    }
+    let usual = "SELECT repeat('ab', 3), lpad('x', 3, 'y'), replace('aba', 'a', 'c'), range(0, 3), \
+                 regexp_replace('aba', 'a', 'c', 'g'), generate_series(1, 5, 2), array_repeat(1, 2), list_repeat('x', 1)";
+    let row = &rows(&fixture, usual).await[0];
+    let shown = |at: usize| arrow::util::display::array_value_to_string(row.column(at), 0).unwrap();
+    let shown: Vec<String> = (0..row.num_columns()).map(shown).collect();
+    assert_eq!(shown, ["ababab", "yyx", "cbc", "[0, 1, 2]", "cbc", "[1, 3, 5]", "[1, 1]", "[x]"]);
+    let days = "SELECT cardinality(range(DATE '2024-01-01', DATE '2024-02-01', INTERVAL '1 day'))";
+    rows(&fixture, days).await;
+}
+
+#[tokio::test]
 async fn a_limit_holds_where_no_column_is_read() {
     let fixture = Fixture::new().await;
     assert_eq!(number(&fixture, "SELECT count(*) FROM (SELECT 1 FROM silver.events LIMIT 2)").await, 2);
