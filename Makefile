@@ -4,7 +4,7 @@ export MALLARD_CACHE ?= $(HOME)/.cache/mallard
 export CARGO_TARGET_DIR ?= $(MALLARD_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-deep conformance lint fmt bench clean-demo
+.PHONY: help demo build test test-deep conformance lint fmt fuzz bench bench-ingest clean-demo
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,12 @@ fmt: ## format the Rust code
 
 bench: ## size and speed of the frame compressions
 	@scripts/env cargo run --release --locked -p proto --example frame_compression
+
+bench-ingest: build ## ingest into a fake Firehose, beside FastAPI and boto3 (ARGS="--seconds 5" shortens it)
+	@scripts/bench-ingest $(ARGS)
+
+fuzz: ## what is decoded from the network, some seconds each (SECONDS=600 for longer)
+	@scripts/fuzz $${SECONDS:-20}
 
 clean-demo: ## remove the demo's data
 	rm -rf mallard-demo

@@ -53,18 +53,36 @@ pub enum Command {
         /// The definition's folder.
         definition: PathBuf,
     },
-    /// Serves queries over a lake that others fill.
+    /// Serves queries over a lake that others fill, and takes rows for Firehose if it is told to.
     Serve {
         /// The definition's folder.
         #[arg(long, env = "MALLARD_DEFINITION")]
         definition: PathBuf,
-        /// The lake's root: a folder or a file:// URI.
+        /// The lake's root: a folder, a file:// URI or an s3:// URI.
         #[arg(long, env = "MALLARD_LAKE")]
         lake: String,
+        /// Where accepted rows go.
+        #[command(flatten)]
+        firehose: FirehoseFlags,
         /// The address to listen on.
         #[command(flatten)]
         listen: Listen,
     },
+}
+
+/// The Firehose streams that rows go to.
+#[derive(Clone, Debug, Args)]
+pub struct FirehoseFlags {
+    /// Names of the Firehose streams, with {table} and, if a table has several, {n} from 0; without it the server takes
+    /// no rows. Region, credentials and endpoint come from where the AWS SDK finds them.
+    #[arg(id = "firehose-stream", long = "firehose-stream", env = "MALLARD_FIREHOSE_STREAM")]
+    pub stream: Option<String>,
+    /// How many streams each table has, to go past one stream's quota.
+    #[arg(long = "firehose-streams", env = "MALLARD_FIREHOSE_STREAMS", default_value_t = 1, value_parser = at_least_one)]
+    pub streams_per_table: usize,
+    /// How long rows wait for others to share their record, in milliseconds.
+    #[arg(long, env = "MALLARD_LINGER_MS", default_value_t = 100)]
+    pub linger_ms: u64,
 }
 
 /// Where to listen, what queries may use, and what seals tickets.
@@ -73,6 +91,12 @@ pub struct Listen {
     /// Address and port; port 0 takes a free one, which the first line printed tells.
     #[arg(long, env = "MALLARD_LISTEN", default_value = "127.0.0.1:32010")]
     pub listen: SocketAddr,
+    /// Address and port for HTTP (JSON in, JSON, CSV or Arrow out); without it there is none.
+    #[arg(long, env = "MALLARD_HTTP_LISTEN")]
+    pub http_listen: Option<SocketAddr>,
+    /// How long one message of a client may take to arrive, in seconds.
+    #[arg(long, env = "MALLARD_INGEST_MESSAGE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ingest_message_seconds: u64,
     /// Memory that queries may share, in MiB; what they need beyond it they spill.
     #[arg(long, env = "MALLARD_QUERY_MEMORY_MIB", default_value_t = 512)]
     pub query_memory_mib: usize,

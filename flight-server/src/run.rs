@@ -1,19 +1,24 @@
 //! What each command builds, runs, and takes down again.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lakehouse::definition::Definition;
 use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Result, SystemClock};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::config::{Command, Listen};
-use crate::delivery::DeliveryStream;
+use crate::config::{Command, FirehoseFlags, Listen};
+use crate::delivery::{DeliveryStream, Firehose, FirehoseOptions, StreamNames};
+use crate::door::IngestDoor;
 use crate::engine::{AdmissionOptions, Engine, EngineOptions, QueryLog};
-use crate::flight::{self, FlightService, IngestDoor, Key, Sealer};
-use crate::ingest::{AcceptedIngests, Door, ShutDoor};
+use crate::flight::{self, FlightService, Key, Sealer, ServerOptions};
+use crate::http::{self, HttpParts};
+use crate::ingest::{Door, ShutDoor, Traces};
 use crate::results::Results;
 use crate::system::{Backlog, NoBacklog, System};
 
@@ -36,14 +41,14 @@ pub async fn run(command: Command) -> Result<()> {
             let definition = load(&definition)?;
             let server = LocalServer::start(definition, &data, &listen).await?;
             let stop = stop_signal()?;
-            announce(&server.address());
+            server.announce();
             server.serve(stop).await
         }
         #[cfg(feature = "local")]
         Command::Demo { data, example, exit, listen } => {
             crate::local::demo(crate::local::DemoOptions { data, example, exit, listen }).await
         }
-        Command::Serve { definition, lake, listen } => serve(&definition, &lake, &listen).await,
+        Command::Serve { definition, lake, firehose, listen } => serve(&definition, &lake, &firehose, &listen).await,
     }
 }
 
@@ -73,20 +78,81 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// The first line of every server: tools wait for it and read the port from it.
-pub(crate) fn announce(address: &std::net::SocketAddr) {
-    say(&format!("listening on {address}"));
+/// Where a server listens.
+struct Listeners {
+    flight: TcpListener,
+    http: Option<TcpListener>,
 }
 
-/// Binds before anything else is touched, so that a second server fails without harm.
-async fn bind(listen: &Listen) -> Result<TcpListener> {
-    TcpListener::bind(listen.listen).await.map_err(|error| {
-        let cure = if error.kind() == std::io::ErrorKind::AddrInUse {
-            "another program has the port; stop it, or choose another with --listen (port 0 takes a free one)"
-        } else {
-            "choose another address with --listen"
+impl Listeners {
+    /// Binds before anything else is touched, so that a second server fails without harm.
+    async fn bind(listen: &Listen) -> Result<Self> {
+        let flight = bind(listen.listen, "--listen").await?;
+        let http = match listen.http_listen {
+            Some(address) => Some(bind(address, "--http-listen").await?),
+            None => None,
         };
-        Error::new(Kind::Unavailable, format!("can't listen on {}: {cure}", listen.listen)).because(error)
+        Ok(Self { flight, http })
+    }
+
+    /// The address of the Flight server.
+    #[cfg(feature = "local")]
+    fn address(&self) -> Result<SocketAddr> {
+        self.flight.local_addr().map_err(|error| Error::internal("the listener has no address").because(error))
+    }
+
+    /// The first line of every server: tools wait for it and read the port from it. The HTTP address follows.
+    fn announce(&self) {
+        if let Ok(address) = self.flight.local_addr() {
+            say(&format!("listening on {address}"));
+        }
+        if let Some(Ok(address)) = self.http.as_ref().map(TcpListener::local_addr) {
+            say(&format!("http on {address}"));
+        }
+    }
+
+    /// Serves until `stop` completes and what ran then is done.
+    async fn serve(self, services: Services, stop: impl Future<Output = ()> + Send) -> Result<()> {
+        let health = tonic_health::server::HealthReporter::new();
+        let (stopping, stopped) = watch::channel(false);
+        let until_stopped = || {
+            let mut stopped = stopped.clone();
+            async move {
+                // The sender lives until both servers are done.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            }
+        };
+        let flight = flight::server(self.flight, services.flight, health, services.options, until_stopped());
+        let http = async {
+            match self.http {
+                Some(listener) => http::serve(listener, services.http, until_stopped()).await,
+                None => Ok(()),
+            }
+        };
+        let mut served = pin!(async {
+            // If one of them can't go on, the other one stops too.
+            let (flight, http) =
+                tokio::join!(async { flight.await.inspect_err(|_| _ = stopping.send_replace(true)) }, async {
+                    http.await.inspect_err(|_| _ = stopping.send_replace(true))
+                },);
+            flight.and(http)
+        });
+        tokio::select! {
+            served = &mut served => return served,
+            () = stop => { stopping.send_replace(true); }
+        }
+        served.await
+    }
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let cure = if error.kind() == std::io::ErrorKind::AddrInUse {
+            format!("another program has the port; stop it, or choose another with {flag} (port 0 takes a free one)")
+        } else {
+            format!("choose another address with {flag}")
+        };
+        Error::new(Kind::Unavailable, format!("can't listen on {address}: {cure}")).because(error)
     })
 }
 
@@ -121,20 +187,29 @@ struct Parts {
     clock: Arc<dyn Clock>,
     /// None: the server only reads.
     stream: Option<Arc<dyn DeliveryStream>>,
+    /// How long a frame waits for others to share its record.
+    linger: Duration,
     backlog: Arc<dyn Backlog>,
     sealer: Sealer,
 }
 
+/// What is served.
+struct Services {
+    flight: FlightService,
+    http: HttpParts,
+    options: ServerOptions,
+}
+
 impl Parts {
-    fn service(self, spill: std::path::PathBuf, listen: &Listen) -> Result<FlightService> {
-        let Self { definitions, lake, clock, stream, backlog, sealer } = self;
-        let accepted = Arc::new(AcceptedIngests::default());
+    fn services(self, spill: std::path::PathBuf, listen: &Listen) -> Result<Services> {
+        let Self { definitions, lake, clock, stream, linger, backlog, sealer } = self;
+        let traces = Traces::default();
         let queries = QueryLog::new(Arc::clone(&clock));
         let system = System::new(
             Arc::clone(&definitions),
             lake.clone(),
             Arc::clone(&clock),
-            Arc::clone(&accepted),
+            traces.clone(),
             Arc::clone(&queries),
             backlog,
         );
@@ -155,12 +230,19 @@ impl Parts {
         let results = Results::new(&lake, Arc::clone(&clock))?;
         tokio::spawn(sweep(Arc::downgrade(&results)));
         let system = Arc::new(system);
-        let engine = Engine::new(Arc::clone(&definitions), lake.clone(), system, Arc::clone(&clock), queries, options)?;
+        let tables = Arc::clone(&system) as _;
+        let engine = Engine::new(Arc::clone(&definitions), lake.clone(), tables, Arc::clone(&clock), queries, options)?
+            .with_ingests(system);
         let door: Arc<dyn IngestDoor> = match stream {
-            Some(stream) => Arc::new(Door::new(definitions, lake, stream, Arc::clone(&clock), accepted)),
+            Some(stream) => Arc::new(Door::new(definitions, lake, stream, linger, Arc::clone(&clock), traces)),
             None => Arc::new(ShutDoor),
         };
-        FlightService::new(flight::Parts { engine: Arc::new(engine), door, results, sealer: Arc::new(sealer), clock })
+        let engine = Arc::new(engine);
+        let http = HttpParts { engine: Arc::clone(&engine), door: Arc::clone(&door), clock: Arc::clone(&clock) };
+        let sealer = Arc::new(sealer);
+        let flight = FlightService::new(flight::Parts { engine, door, results, sealer, clock })?;
+        let options = ServerOptions { message_seconds_max: listen.ingest_message_seconds, ..ServerOptions::default() };
+        Ok(Services { flight, http, options })
     }
 }
 
@@ -178,9 +260,9 @@ async fn sweep(results: Weak<Results>) {
 /// A whole lakehouse over a folder, bound and ready to serve.
 #[cfg(feature = "local")]
 pub(crate) struct LocalServer {
-    listener: TcpListener,
-    address: std::net::SocketAddr,
-    service: FlightService,
+    listeners: Listeners,
+    address: SocketAddr,
+    services: Services,
     local: crate::local::Local,
 }
 
@@ -189,9 +271,8 @@ impl LocalServer {
     /// Binds the address, opens the folder, and starts the workers.
     pub(crate) async fn start(definition: Arc<Definition>, data: &Path, listen: &Listen) -> Result<Self> {
         let plan = crate::local::check(&definition).map_err(all_of)?;
-        let listener = bind(listen).await?;
-        let address =
-            listener.local_addr().map_err(|error| Error::internal("the listener has no address").because(error))?;
+        let listeners = Listeners::bind(listen).await?;
+        let address = listeners.address()?;
         let lake = Lake::in_folder(data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let definitions = Definitions::open(definition, lake.clone()).await?;
@@ -201,14 +282,20 @@ impl LocalServer {
             keys => keys,
         };
         let (stream, backlog, sealer) = (Some(local.stream()), local.backlog(), Sealer::new(keys)?);
-        let parts = Parts { definitions, lake, clock, stream, backlog, sealer };
-        let service = parts.service(data.join("spill").join("query"), listen)?;
-        Ok(Self { listener, address, service, local })
+        // Journals don't bill by the record.
+        let parts = Parts { definitions, lake, clock, stream, linger: Duration::ZERO, backlog, sealer };
+        let services = parts.services(data.join("spill").join("query"), listen)?;
+        Ok(Self { listeners, address, services, local })
     }
 
     /// The address that it listens on.
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells where it listens.
+    pub(crate) fn announce(&self) {
+        self.listeners.announce();
     }
 
     /// The workers, to be watched.
@@ -218,24 +305,16 @@ impl LocalServer {
 
     /// Serves until `stop` completes, then delivers what was accepted.
     pub(crate) async fn serve(self, stop: impl Future<Output = ()> + Send) -> Result<()> {
-        let health = tonic_health::server::HealthReporter::new();
-        let served = flight::server(self.listener, self.service, health, stop).await;
+        let served = self.listeners.serve(self.services, stop).await;
         let stopped = self.local.stop().await;
         served.and(stopped)
     }
 }
 
-async fn serve(definition: &Path, lake: &str, listen: &Listen) -> Result<()> {
+async fn serve(definition: &Path, lake: &str, firehose: &FirehoseFlags, listen: &Listen) -> Result<()> {
     let definition = load(definition)?;
-    let folder = lake_folder(lake)?;
-    let listener = bind(listen).await?;
-    if !folder.is_dir() {
-        return Err(Error::not_found(format!(
-            "there is no lake at {}; give the folder that holds silver/",
-            folder.display()
-        )));
-    }
-    let lake = Lake::in_folder(&folder)?;
+    let listeners = Listeners::bind(listen).await?;
+    let lake = Lake::open_uri(lake)?;
     let keys = match keys(listen)? {
         keys if keys.is_empty() => {
             tracing::warn!("no --key: tickets and sessions of this server are known to it alone, until it stops");
@@ -243,34 +322,31 @@ async fn serve(definition: &Path, lake: &str, listen: &Listen) -> Result<()> {
         }
         keys => keys,
     };
+    let stream: Option<Arc<dyn DeliveryStream>> = match &firehose.stream {
+        Some(template) => {
+            let streams = StreamNames::parse(template, firehose.streams_per_table)?;
+            Some(Arc::new(Firehose::connect(FirehoseOptions::new(streams)).await?))
+        }
+        None => None,
+    };
     let parts = Parts {
         definitions: Definitions::open(definition, lake.clone()).await?,
         lake,
         clock: Arc::new(SystemClock),
-        stream: None,
+        stream: stream.clone(),
+        linger: Duration::from_millis(firehose.linger_ms),
         backlog: Arc::new(NoBacklog),
         sealer: Sealer::new(keys)?,
     };
     let spill = tempfile::Builder::new().prefix("mallard-query-spill-").tempdir();
     let spill = spill.context(Kind::Unavailable, || "can't make a folder for what queries spill; set TMPDIR".into())?;
-    let service = parts.service(spill.path().to_owned(), listen)?;
+    let services = parts.services(spill.path().to_owned(), listen)?;
     let stop = stop_signal()?;
-    if let Ok(address) = listener.local_addr() {
-        announce(&address);
-    }
-    flight::server(listener, service, tonic_health::server::HealthReporter::new(), stop).await
-}
-
-/// The folder of a lake. Object stores come with the delivery stream that fills them.
-fn lake_folder(lake: &str) -> Result<std::path::PathBuf> {
-    match lake.split_once("://") {
-        None => Ok(lake.into()),
-        Some(("file", _)) => url::Url::parse(lake)
-            .ok()
-            .and_then(|url| url.to_file_path().ok())
-            .ok_or_else(|| Error::invalid(format!("--lake {lake} is no file URI; write file:///absolute/path"))),
-        Some((scheme, _)) => Err(Error::invalid(format!(
-            "--lake {lake}: this version reads lakes in folders only, not {scheme}://; give a path or a file:// URI"
-        ))),
-    }
+    listeners.announce();
+    let served = listeners.serve(services, stop).await;
+    let closed = match stream {
+        Some(stream) => stream.close().await,
+        None => Ok(()),
+    };
+    served.and(closed)
 }

@@ -105,6 +105,12 @@ impl Error {
         self.retry_after
     }
 
+    /// The same for one more caller, with its causes as text.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { kind: self.kind, message: self.chain(), retry_after: self.retry_after, source: None }
+    }
+
     /// What the caller can do next.
     pub fn kind(&self) -> Kind {
         self.kind

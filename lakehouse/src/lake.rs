@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat};
@@ -79,6 +79,51 @@ impl Lake {
         let root = Url::from_directory_path(&absolute)
             .map_err(|()| Error::invalid(format!("{} is not an absolute path", absolute.display())))?;
         Ok(Self { root, storage_options: HashMap::new() })
+    }
+
+    /// The lake at `uri`: a folder that is there, `file:///absolute/path`, or `s3://bucket/prefix`. S3's region,
+    /// credentials and endpoint come from where the AWS SDK finds them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder, `Invalid` if the URI is none of these.
+    pub fn open_uri(uri: &str) -> Result<Self> {
+        let folder = match uri.split_once("://") {
+            None => PathBuf::from(uri),
+            Some(("file", _)) => Url::parse(uri)
+                .ok()
+                .and_then(|url| url.to_file_path().ok())
+                .ok_or_else(|| Error::invalid(format!("lake {uri} is no file URI; write file:///absolute/path")))?,
+            Some(("s3", _)) => return Self::in_s3(uri),
+            Some((scheme, _)) => {
+                return Err(Error::invalid(format!(
+                    "lake {uri}: there are no lakes at {scheme}://; give a path, a file:// URI or an s3:// URI"
+                )));
+            }
+        };
+        if !folder.is_dir() {
+            let message = format!("there is no lake at {}; give the folder that holds silver/", folder.display());
+            return Err(Error::not_found(message));
+        }
+        Self::in_folder(&folder)
+    }
+
+    fn in_s3(uri: &str) -> Result<Self> {
+        deltalake::aws::register_handlers(None);
+        let mut root =
+            Url::parse(uri).context(Kind::Invalid, || format!("lake {uri} is no URI; write s3://bucket/prefix"))?;
+        if root.host_str().is_none_or(str::is_empty) {
+            return Err(Error::invalid(format!("lake {uri} names no bucket; write s3://bucket/prefix")));
+        }
+        if let Ok(mut segments) = root.path_segments_mut() {
+            segments.pop_if_empty().push("");
+        }
+        let mut storage_options = HashMap::new();
+        let endpoint =
+            ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(|name| std::env::var(name).ok());
+        if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            storage_options.insert("aws_allow_http".to_owned(), "true".to_owned());
+        }
+        Ok(Self { root, storage_options })
     }
 
     /// The root URI, with a slash at its end.

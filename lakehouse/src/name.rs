@@ -107,7 +107,10 @@ pub fn check_field_name(name: &str) -> Result<()> {
 
 /// Whether two column names are the same to SQL, which does not look at case.
 pub fn same_column(a: &str, b: &str) -> bool {
-    a == b || a.to_lowercase() == b.to_lowercase()
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
+    a.to_lowercase() == b.to_lowercase()
 }
 
 impl Deref for Name {

@@ -1,8 +1,16 @@
 //! Schema rules: which columns a table has, and what may come in at its door.
 //!
 //! A table's columns are those that it stores, then those that it declares and does not store yet. An incoming schema
-//! is compared with them *before* anything is accepted, so that a producer learns of a mismatch and not a quarantine.
+//! is compared with them *before* anything is accepted ([`admit`]), and so is each batch's rows ([`bad_rows`]): a
+//! producer learns of a mismatch, and not a quarantine.
 
+mod expansion;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -14,6 +22,9 @@ use crate::definition::{Column, OnNewColumn, Table};
 use crate::error::{Error, Result};
 use crate::name::{check_column_name, same_column};
 use crate::types::SqlType;
+
+pub use expansion::EXPANDED_BYTES_MAX;
+pub use rows::{BadRows, BadValue, bad_rows};
 
 /// The column that `incoming` carries through a transform: the row's place in its batch.
 pub const ROW_COLUMN: &str = "_row";
@@ -111,30 +122,20 @@ pub fn spelt_as(table: &Table, columns: &[Column]) -> Table {
 /// Casts without turning what does not fit into NULL.
 ///
 /// # Errors
-/// Arrow's, with the first value that does not fit.
+/// Arrow's, with the first value that does not fit; also where Arrow would panic over a value that its type forbids.
 pub fn cast_strictly(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
-}
-
-/// Checks the values of an incoming batch that are stored in another unit or width than they come in.
-///
-/// # Errors
-/// `Invalid`, with the column and the first value that does not fit.
-pub fn check_values(table: &Table, batch: &RecordBatch) -> Result<()> {
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let to = SqlType::from_arrow(field.data_type())?.to_arrow();
-        if &to != field.data_type() {
-            cast_strictly(column, &to).map_err(|error| {
-                refuse(
-                    table,
-                    field.name(),
-                    "a value does not fit the type that it is stored in; mend it before sending",
-                )
-                .because(error)
-            })?;
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let cast = || match column.data_type() {
+        // Values of a dictionary that no row has need not fit.
+        DataType::Dictionary(_, values) if values.as_ref() != to => {
+            cast_with_options(&cast_with_options(column, values, &options)?, to, &options)
         }
-    }
-    Ok(())
+        _ => cast_with_options(column, to, &options),
+    };
+    catch_unwind(AssertUnwindSafe(cast)).unwrap_or_else(|_| {
+        let from = column.data_type();
+        Err(ArrowError::CastError(format!("a value of type {from} is none that its type allows; it can't become {to}")))
+    })
 }
 
 /// Checks an incoming schema against a table, before a byte of it is accepted.
@@ -239,15 +240,4 @@ fn check_required(table: &Table, known: &[Column], incoming: &Schema) -> Result<
         }
     }
     Ok(())
-}
-
-/// The first row of `batch` (from 0) in which a key column is NULL, with that column's name.
-pub fn null_key<'a>(table: &'a Table, batch: &RecordBatch) -> Option<(usize, &'a str)> {
-    let first_null = |key: &'a String| {
-        let schema = batch.schema();
-        let position = schema.fields().iter().position(|field| same_column(field.name(), key))?;
-        let nulls = batch.column(position).logical_nulls()?;
-        (0..batch.num_rows()).find(|row| nulls.is_null(*row)).map(|row| (row, key.as_str()))
-    };
-    table.primary_key.iter().filter_map(first_null).min()
 }

@@ -47,6 +47,12 @@ pub struct IngestStory {
     pub delivered_at_us: i64,
     /// Of its rows, those sent to quarantine.
     pub quarantined: u64,
+    /// How many frames it has in all: the number of the one that is marked last, plus one. None as long as that one is
+    /// not merged: a stream has no last one.
+    pub total_frames: Option<u64>,
+    /// The first number that is not merged without a gap, this commit included: the ledger's own. None in commits that
+    /// do not tell it.
+    pub merged_to: Option<u64>,
 }
 
 /// What one commit to a gold table published.

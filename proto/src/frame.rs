@@ -60,6 +60,9 @@ pub const FRAME_DECODED_BYTES_MAX: usize = 256 * 1_024 * 1_024;
 /// them: one row per 16 decoded bytes at most.
 pub const FRAME_ROWS_MAX: u64 = FRAME_DECODED_BYTES_MAX as u64 / 16;
 
+/// Most frames of one numbered batch of a stream: the frames of batch `n` are numbered from `n` times this on.
+pub const FRAMES_PER_BATCH_MAX: u64 = 1 << 16;
+
 /// How the buffers of a payload are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
@@ -82,6 +85,13 @@ pub struct FrameOrigin {
     pub frame: u64,
     /// When they were received, in microseconds since the Unix epoch, UTC.
     pub received_at_us: i64,
+}
+
+impl FrameHeader {
+    /// The number of the frame that follows within the ingest.
+    pub fn following(&self) -> u64 {
+        self.next_frame.max(self.frame.saturating_add(1))
+    }
 }
 
 /// A header and its payload.
@@ -118,6 +128,8 @@ impl Frame {
             schema_fingerprint: schema_fingerprint(schema),
             received_at_us,
             rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
+            next_frame: 0,
+            is_last: false,
         };
         let frame = Self { header, payload };
         frame.check_size()?;

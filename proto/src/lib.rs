@@ -7,6 +7,7 @@
 
 mod fingerprint;
 pub mod frame;
+pub mod message;
 
 pub use fingerprint::schema_fingerprint;
 pub use generated::{

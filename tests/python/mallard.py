@@ -56,13 +56,23 @@ class Server:
     def __init__(self, definition, data, listen="127.0.0.1:0"):
         self.definition, self.data, self.listen = Path(definition), Path(data), listen
         self.process = self.drain = None
+        # Of its process; None: this one's.
+        self.environment = None
+
+    def command_line(self):
+        return [binary(), "local", "--definition", self.definition, "--data", self.data, "--listen", self.listen]
 
     def __enter__(self):
-        line = [binary(), "local", "--definition", self.definition, "--data", self.data, "--listen", self.listen]
+        line = self.command_line()
         self.log_path = self.data.parent / f"{self.data.name}.log"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                list(map(str, line)), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                list(map(str, line)),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                env=self.environment,
             )
         first = self.process.stdout.readline().strip()
         if not first.startswith("listening on "):
@@ -70,10 +80,14 @@ class Server:
             raise AssertionError(f"the first line is {first!r}, not `listening on HOST:PORT`; log:\n{self.log()}")
         self.host, _, port = first.removeprefix("listening on ").rpartition(":")
         self.port = int(port)
+        self.announced()
         # A full pipe would block the server.
         self.drain = threading.Thread(target=self.process.stdout.read, daemon=True)
         self.drain.start()
         return self
+
+    def announced(self):
+        """Reads what the server prints behind its first line."""
 
     def __exit__(self, *exception):
         if self.process.poll() is None:

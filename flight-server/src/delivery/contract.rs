@@ -1,6 +1,10 @@
 //! What every delivery stream must do, as plain functions: each takes a fresh [`Subject`] of one implementation.
+//!
+//! What is acked is delivered, and nothing is delivered that nobody put: this holds whatever happens on the way. Where
+//! nothing fails on the way, each record is also delivered once, and each producer's in order. Where something does,
+//! a record can come again, or later than one that was put behind it; numbered frames are what makes that harmless.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +22,8 @@ pub(super) struct Subject {
     pub(super) table: Name,
     /// The bytes of the table's bronze objects, in the order of delivery.
     pub(super) bronze: Box<dyn Fn() -> Vec<Bytes> + Send + Sync>,
+    /// Whether things fail on the way to it.
+    pub(super) faulty: bool,
 }
 
 impl Subject {
@@ -27,6 +33,19 @@ impl Subject {
 
     fn delivered(&self) -> Vec<(String, u64)> {
         (self.bronze)().into_iter().flat_map(frames_in).collect()
+    }
+
+    /// Checks that `delivered`, or the beginning of it if `more` may follow, is what was `acked`.
+    fn check(&self, delivered: &[(String, u64)], acked: &[(String, u64)], more: bool) {
+        if self.faulty {
+            let delivered: BTreeSet<_> = delivered.iter().collect();
+            let acked: BTreeSet<_> = acked.iter().collect();
+            assert!(delivered.is_superset(&acked), "acked, but not delivered: {:?}", acked.difference(&delivered));
+            assert!(more || delivered == acked, "delivered, but not put: {:?}", delivered.difference(&acked));
+            return;
+        }
+        let compared = if more { delivered.get(..acked.len()) } else { Some(delivered) };
+        assert_eq!(compared, Some(acked));
     }
 }
 
@@ -39,6 +58,7 @@ pub(super) fn frame(producer: &str, number: u64, bytes: usize) -> Bytes {
         schema_fingerprint: 7,
         received_at_us: 0,
         rows: 1,
+        ..FrameHeader::default()
     };
     Frame { header, payload: Bytes::from(vec![b'x'; bytes]) }.encode().unwrap()
 }
@@ -76,7 +96,7 @@ pub(super) async fn the_order_of_a_producer_is_kept(subject: Subject) {
         subject.put(numbers.map(|n| frame("p", n, 200)).collect()).await;
     }
     subject.stream.close().await.unwrap();
-    assert_eq!(subject.delivered(), sent);
+    subject.check(&subject.delivered(), &sent, false);
 }
 
 pub(super) async fn what_is_over_a_limit_is_refused_and_what_meets_it_is_kept(subject: Subject) {
@@ -97,13 +117,15 @@ pub(super) async fn what_is_over_a_limit_is_refused_and_what_meets_it_is_kept(su
     subject.put(most_bytes).await;
     subject.put(most_records).await;
     subject.stream.close().await.unwrap();
-    assert_eq!(subject.delivered().len(), kept);
+    let delivered = subject.delivered().len();
+    assert!(delivered == kept || (subject.faulty && delivered > kept), "{delivered} of {kept}");
 }
 
 pub(super) async fn a_table_that_is_not_carried_is_refused(subject: Subject) {
     let stranger: Name = "stranger".parse().unwrap();
     let refusal = subject.stream.put(&stranger, vec![frame("p", 0, 1)]).await.unwrap_err();
-    assert_eq!(refusal.kind(), Kind::NotFound);
+    assert_eq!(refusal.kind(), Kind::NotFound, "{refusal}");
+    // It may be the name of a stream that is named after the table.
     assert!(refusal.to_string().contains("stranger"), "{refusal}");
 }
 
@@ -115,7 +137,7 @@ pub(super) async fn a_closed_stream_refuses_and_can_be_closed_again(subject: Sub
         assert_eq!(refusal.kind(), Kind::Unavailable, "{refusal}");
     }
     subject.stream.close().await.unwrap();
-    assert_eq!(subject.delivered(), [("p".to_owned(), 0)]);
+    subject.check(&subject.delivered(), &[("p".to_owned(), 0)], false);
 }
 
 /// Also while others put: what was acked before or during the close is in bronze after it, each producer's in order.
@@ -144,14 +166,14 @@ pub(super) async fn what_concurrent_producers_were_acked_is_in_bronze_after_a_cl
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     subject.stream.close().await.unwrap();
 
-    let mut delivered: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut delivered: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
     for (producer, number) in subject.delivered() {
-        delivered.entry(producer).or_default().push(number);
+        delivered.entry(producer.clone()).or_default().push((producer, number));
     }
     for outcome in join_all(producers).await {
         let (producer, acked) = outcome.unwrap();
         assert!(!acked.is_empty(), "{producer} got nothing through");
-        let of_producer = delivered.remove(&producer).unwrap_or_default();
-        assert_eq!(of_producer.get(..acked.len()), Some(&*acked), "{producer}");
+        let acked: Vec<_> = acked.into_iter().map(|number| (producer.clone(), number)).collect();
+        subject.check(&delivered.remove(&producer).unwrap_or_default(), &acked, true);
     }
 }

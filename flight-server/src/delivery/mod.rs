@@ -10,7 +10,8 @@
 //! ```
 //!
 //! [`DeliveryStream`] is the seam. On a laptop [`LocalDelivery`] keeps records in journal files below the data folder,
-//! and [`LocalQueue`] tells which objects wait to be merged. Each implementation runs the same contract suite.
+//! and [`LocalQueue`] tells which objects wait to be merged; on AWS, [`Firehose`] hands them to the service of that name.
+//! Each implementation runs the same contract suite.
 //!
 //! This module knows tables by name and records by length. What lies in a record is looked at in one place only: after a
 //! crash, to find where the last whole frame ends.
@@ -18,6 +19,7 @@
 #[cfg(test)]
 mod contract;
 mod durable;
+mod firehose;
 mod local;
 mod lock;
 mod queue;
@@ -26,6 +28,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lakehouse::{Error, Name, Result};
 
+pub use firehose::{Firehose, FirehoseOptions, FirehoseStats, StreamNames};
 pub use local::{DeliveryStats, LocalDelivery, LocalDeliveryOptions};
 pub use queue::{LocalQueue, QueuedObject};
 
@@ -41,6 +44,9 @@ pub const CALL_RECORDS_MAX: usize = 500;
 /// (<https://docs.aws.amazon.com/firehose/latest/dev/limits.html>).
 pub const CALL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What a record is billed in multiples of, in bytes: 5 KB (<https://aws.amazon.com/firehose/pricing/>).
+pub const BILLED_UNIT_BYTES: u64 = 5 * 1024;
+
 const _: () = assert!(proto::frame::FRAME_BYTES_MAX <= RECORD_BYTES_MAX, "each frame fits a record");
 
 /// Takes records for tables, keeps them, and delivers them to bronze, in the order in which a producer put them.
@@ -53,11 +59,18 @@ pub trait DeliveryStream: Send + Sync + 'static {
     /// them all again, under the same ingest id and frame numbers, and silver takes each frame once.
     ///
     /// # Errors
-    /// `Exhausted` over a limit, `NotFound` for a table that the stream does not carry, `Unavailable` if records can't
+    /// `Exhausted` over a limit, `NotFound` for a table that the stream does not carry (as far as it knows), `Unavailable` if records can't
     /// be kept now, or the stream is closed.
     async fn put(&self, table: &Name, records: Vec<Bytes>) -> Result<()>;
 
-    /// Refuses new records, delivers what was accepted, and returns when it lies in bronze. Closing twice is fine.
+    /// How many calls for a table may be under way at once and still all get on. With more than one, they may overtake
+    /// each other.
+    fn calls_at_once(&self, _table: &Name) -> usize {
+        1
+    }
+
+    /// Refuses new records, and returns when what was accepted lies where it outlives this process: in bronze, or with
+    /// a service that delivers by itself. Closing twice is fine.
     ///
     /// # Errors
     /// `Unavailable` if something could not be delivered; it stays kept.

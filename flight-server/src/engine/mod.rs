@@ -40,6 +40,7 @@ mod text;
 #[cfg(test)]
 mod travel_tests;
 mod values;
+mod waiting;
 mod workers;
 
 use std::path::PathBuf;
@@ -64,6 +65,7 @@ pub use slices::SLICES_MAX;
 pub use snapshots::{NEVER_COMMITTED, Versions};
 pub use system::SystemTables;
 pub use text::timestamp_us;
+pub use waiting::{Awaited, Ingests, Newest, WAIT_FOR_INGESTS_MAX, WAIT_FOR_SECONDS_DEFAULT, Wait, awaited_list};
 
 use admission::Admission;
 use catalog::{QueryCatalog, Source};
@@ -106,11 +108,13 @@ pub struct Who {
 pub struct Engine {
     source: Arc<Source>,
     base: SessionState,
-    workers: Workers,
+    workers: Arc<Workers>,
     clock: Arc<dyn Clock>,
     log: Arc<QueryLog>,
     admission: Admission,
     options: EngineOptions,
+    /// None: nothing is known of ingests, so none is waited for.
+    ingests: Option<Arc<dyn Ingests>>,
 }
 
 /// How far a query is, from 0 to 1, as long as it runs.
@@ -134,7 +138,14 @@ impl Engine {
         let session = Arc::new(base.clone());
         let source = Arc::new(Source { definitions, snapshots: Snapshots::new(lake), system, session });
         let admission = Admission::new(options.admission.clone());
-        Ok(Self { source, base, workers: Workers::start()?, clock, log, admission, options })
+        let workers = Arc::new(Workers::start()?);
+        Ok(Self { source, base, workers, clock, log, admission, options, ingests: None })
+    }
+
+    /// The same engine, whose queries can wait for ingests.
+    #[must_use]
+    pub fn with_ingests(self, ingests: Arc<dyn Ingests>) -> Self {
+        Self { ingests: Some(ingests), ..self }
     }
 
     /// What is declared now.
@@ -147,6 +158,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan`].
     pub async fn describe(&self, request: Request) -> Result<Description> {
+        // Nothing is waited for, but what can't be waited for is told now.
+        request.awaited()?;
         let planner = self.planner(&request);
         let asked = request.clone();
         match self.workers.run(async move { planner.describe(&asked).await }).await {
@@ -158,12 +171,15 @@ impl Engine {
         }
     }
 
-    /// Plans a statement, over the newest snapshots or over those that are pinned.
+    /// Plans a statement, over the newest snapshots or over those that are pinned. If the session names ingests, waits
+    /// until the newest snapshots contain them.
     ///
     /// # Errors
     /// `Invalid` if the statement is wrong or refused, `NotFound` if a table has no columns yet or a version is gone,
-    /// `Exhausted` if it is too long or too deep, `Unavailable` if the lake can't be read.
+    /// `Exhausted` if it is too long or too deep, `Unavailable` if the lake can't be read, `Timeout` if an ingest is
+    /// not there in time.
     pub async fn plan(&self, request: Request) -> Result<Plan> {
+        self.wait_for_ingests(&request).await?;
         let planner = self.planner(&request);
         let asked = request.clone();
         match self.workers.run(async move { planner.plan(asked).await }).await {
@@ -173,6 +189,30 @@ impl Engine {
             }
             planned => planned,
         }
+    }
+
+    /// Waits until what a request reads contains the ingests that its session names; without a slot or a thread.
+    async fn wait_for_ingests(&self, request: &Request) -> Result<()> {
+        let awaited = request.awaited()?;
+        if awaited.is_empty() {
+            return Ok(());
+        }
+        let Some(ingests) = &self.ingests else {
+            return Err(Error::invalid(
+                "this server knows nothing of ingests, so it can't wait for any; unset wait_for",
+            ));
+        };
+        // Another server may have made the table.
+        self.source.definitions.refresh().await?;
+        let (planner, asked) = (self.planner(request), request.clone());
+        let reads = self.workers.run(async move { planner.reads(asked).await }).await?;
+        if reads.is_empty() {
+            return Ok(());
+        }
+        let own = request.session.timeout_ms.map(Duration::from_millis);
+        let limit = own.unwrap_or(Duration::from_secs(WAIT_FOR_SECONDS_DEFAULT));
+        let limit = self.options.timeout.map_or(limit, |most| limit.min(most));
+        ingests.wait(&Wait { awaited, reads, limit }, &Newest::new(&self.source, &self.workers)).await
     }
 
     /// Whether a statement failed before the engine learned of tables that another server made.

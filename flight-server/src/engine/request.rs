@@ -2,8 +2,10 @@
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use lakehouse::Result;
 use proto::Session;
 
+use super::waiting::{self, Awaited};
 use super::{GOLD, Versions};
 
 /// A statement, in one of the languages it may come in.
@@ -55,6 +57,11 @@ impl Request {
     /// The schema that unqualified names are in.
     pub(super) fn schema(&self) -> &str {
         if self.session.schema.is_empty() { GOLD } else { &self.session.schema }
+    }
+
+    /// The ingests that what is read must contain. What is pinned was waited for.
+    pub(super) fn awaited(&self) -> Result<Vec<Awaited>> {
+        if self.pinned.is_some() { Ok(Vec::new()) } else { waiting::awaited(&self.session) }
     }
 }
 

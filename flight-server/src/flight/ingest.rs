@@ -1,6 +1,6 @@
 //! CommandStatementIngest: Arrow rows in, a count out.
 //!
-//! The rows go through a door ([`IngestDoor`]) that this module knows nothing behind. The answer begins before the
+//! The rows go through a door ([`IngestDoor`](crate::door::IngestDoor)) that this module knows nothing behind. The answer begins before the
 //! rows have been read, so that the ingest's id reaches the client in a header; the count, or what went wrong, follows
 //! when all is kept:
 //!
@@ -12,92 +12,46 @@
 //!         ◄── count ─────────────────────────────┘      failed part-way: count of what is kept, then the error
 //! ```
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
-use arrow_flight::error::FlightError;
 use arrow_flight::sql::{CommandStatementIngest, DoPutUpdateResult, TableExistsOption, TableNotExistOption};
 use arrow_flight::{FlightData, PutResult};
-use async_trait::async_trait;
-use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future, stream};
+use futures::{Stream, StreamExt as _, stream};
 use lakehouse::{Error, Kind, Name, NewTable, Result};
 use prost::Message as _;
 use proto::Receipt;
+use serde_json::json;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::preflight;
-use super::server::MESSAGE_BYTES_MAX;
+use super::batches::Batches;
 use super::service::SqlService;
 use super::status::{status, unimplemented};
+use crate::door::{IngestOptions, OpenIngest, Rejected};
 use crate::engine::SILVER;
 
 /// The gRPC metadata that carries an ingest's id: the client's own idempotency key if it sends one, and in the answer
 /// the id that the ingest has.
 pub const INGEST_ID_HEADER: &str = "mallard-ingest-id";
 
-/// The ingest options: the columns of a new table's key, and the one that orders changes.
-const OPTIONS: [&str; 2] = [PRIMARY_KEY, SEQUENCE_BY];
+/// The gRPC metadata, and the ingest option, that have good rows taken when others of their batch are bad.
+pub const PARTIAL_HEADER: &str = "mallard-partial";
+const PARTIAL: &str = "partial";
+
+/// The ingest options for making a table: the columns of its key, and the one that orders changes.
 const PRIMARY_KEY: &str = "primary_key";
 const SEQUENCE_BY: &str = "sequence_by";
+const OPTIONS: [&str; 3] = [PARTIAL, PRIMARY_KEY, SEQUENCE_BY];
+
+/// How many rows that were left out are told one by one in a result; the rest is counted.
+const LEFT_OUT_TOLD_MAX: usize = 10_000;
 
 /// Marks a column of the incoming schema as part of a new table's key, if it is "true".
 const KEY_METADATA: &str = "mallard:primary_key";
 
 /// What DoPut answers with.
 pub(super) type PutStream = Pin<Box<dyn Stream<Item = Result<PutResult, Status>> + Send + 'static>>;
-
-/// Where rows go in.
-#[async_trait]
-pub trait IngestDoor: Send + Sync + 'static {
-    /// Opens an ingest into the silver table `table`, of batches of `schema`. `ingest_id` is the client's own
-    /// idempotency key; without one, the ingest gets an id.
-    ///
-    /// # Errors
-    /// `NotFound` if there is no such table, `Invalid` if the schema or the id doesn't fit, `Exhausted` or
-    /// `Unavailable` if no ingest can be taken now.
-    async fn begin(&self, table: &str, schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>>;
-
-    /// Whether it takes rows at all.
-    fn is_open(&self) -> bool;
-
-    /// Whether there is a silver table of this name.
-    ///
-    /// # Errors
-    /// `Unavailable` if the lake can't be read.
-    async fn has(&self, table: &str) -> Result<bool>;
-
-    /// Makes a silver table, unless it is there. Whether it was made.
-    ///
-    /// # Errors
-    /// `Forbidden` if the definition does not allow it, `Invalid` if it can't be a table.
-    async fn create(&self, table: NewTable) -> Result<bool>;
-}
-
-/// An ingest under way. Dropped without [`OpenIngest::finish`], it is given up; what was accepted stays so.
-#[async_trait]
-pub trait OpenIngest: Send {
-    /// Its id.
-    fn ingest_id(&self) -> &str;
-
-    /// Takes a batch. It may be accepted only later, at the latest by `finish`.
-    ///
-    /// # Errors
-    /// `Invalid` if the rows don't fit, `Exhausted` or `Unavailable` if they can't be kept now.
-    async fn push(&mut self, batch: RecordBatch) -> Result<()>;
-
-    /// Returns once all rows are kept. Called once; nothing is pushed after it.
-    ///
-    /// # Errors
-    /// As [`OpenIngest::push`].
-    async fn finish(&mut self) -> Result<Receipt>;
-
-    /// Rows that are kept so far, whatever becomes of the rest.
-    fn accepted_rows(&self) -> u64;
-}
 
 /// Answers a DoPut whose first message carries `command`; `messages` begin with that message.
 pub(super) async fn put(
@@ -108,16 +62,16 @@ pub(super) async fn put(
 ) -> Result<Response<PutStream>, Status> {
     check(command, &service.engine.definition().name)?;
     let mode = mode(command)?;
-    let ingest_id = ingest_id(metadata)?;
-    let mut batches = Batches::new(messages);
+    let options = options(command, metadata)?;
+    let mut batches = Batches::new(messages, service.decoding());
     let schema = batches.schema().await?;
     if mode != Mode::Append {
         make_table(service, command, mode, &schema).await.map_err(status)?;
-    } else if let Some(option) = command.options.keys().min() {
+    } else if let Some(option) = command.options.keys().filter(|option| *option != PARTIAL).min() {
         return Err(status(Error::invalid(format!("ingest option {option:?} is for making tables; leave it out"))));
     }
     let schema = without_keys(&schema);
-    let ingest = service.door.begin(&command.table, schema, ingest_id).await.map_err(status)?;
+    let ingest = service.door.begin(&command.table, schema, options).await.map_err(status)?;
 
     let header = MetadataValue::try_from(ingest.ingest_id()).ok();
     let results = stream::once(run(ingest, batches)).flat_map(stream::iter).boxed();
@@ -128,10 +82,14 @@ pub(super) async fn put(
     Ok(response)
 }
 
-/// Reads all batches into the ingest; what to tell the client.
+/// Reads all batches into the ingest; what to tell the client. Rows that were left out are told behind the count.
 async fn run(mut ingest: Box<dyn OpenIngest>, mut batches: Batches) -> Vec<Result<PutResult, Status>> {
-    match drain(ingest.as_mut(), &mut batches).await {
-        Ok(receipt) => vec![Ok(count(receipt.rows))],
+    let mut left_out = LeftOut::default();
+    match drain(ingest.as_mut(), &mut batches, &mut left_out).await {
+        Ok(receipt) => {
+            let told = (left_out.count > 0).then(|| Ok(left_out.result(ingest.ingest_id())));
+            std::iter::once(Ok(count(receipt.rows))).chain(told).collect()
+        }
         Err(error) => match ingest.accepted_rows() {
             0 => vec![Err(error)],
             rows => vec![Ok(count(rows)), Err(error)],
@@ -139,11 +97,47 @@ async fn run(mut ingest: Box<dyn OpenIngest>, mut batches: Batches) -> Vec<Resul
     }
 }
 
-async fn drain(ingest: &mut dyn OpenIngest, batches: &mut Batches) -> Result<Receipt, Status> {
-    while let Some(batch) = batches.next().await? {
-        ingest.push(batch).await.map_err(status)?;
+async fn drain(ingest: &mut dyn OpenIngest, batches: &mut Batches, left_out: &mut LeftOut) -> Result<Receipt, Status> {
+    let mut rows = 0;
+    while let Some((batch, _)) = batches.next().await? {
+        let count = batch.num_rows() as u64;
+        left_out.add(ingest.push(batch).await.map_err(status)?, |row| json!({ "row": rows + row + 1 }));
+        rows += count;
     }
     ingest.finish().await.map_err(status)
+}
+
+/// Rows that were left out and not told yet.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    pub(super) count: u64,
+    rows: Vec<serde_json::Value>,
+}
+
+impl LeftOut {
+    /// Adds rows; `place` says where one of them (from 0) stands.
+    pub(super) fn add(&mut self, rejected: Rejected, place: impl Fn(u64) -> serde_json::Value) {
+        self.count += rejected.count;
+        let room = LEFT_OUT_TOLD_MAX.saturating_sub(self.rows.len());
+        self.rows.extend(rejected.rows.into_iter().take(room).map(|bad| {
+            let mut told = place(bad.row);
+            (told["column"], told["reason"]) = (json!(bad.column), json!(bad.reason));
+            told
+        }));
+    }
+
+    /// As fields of a result.
+    pub(super) fn tell(&mut self, result: &mut serde_json::Value) {
+        result["rejected_rows"] = json!(self.count);
+        result["rejected"] = json!(std::mem::take(&mut self.rows));
+        self.count = 0;
+    }
+
+    fn result(&mut self, ingest_id: &str) -> PutResult {
+        let mut result = json!({ "ingest_id": ingest_id });
+        self.tell(&mut result);
+        PutResult { app_metadata: result.to_string().into() }
+    }
 }
 
 /// The result that tells how many rows were kept.
@@ -252,6 +246,29 @@ fn without_keys(schema: &SchemaRef) -> SchemaRef {
     SchemaRef::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }
 
+/// What the client says about its rows.
+fn options(command: &CommandStatementIngest, metadata: &MetadataMap) -> Result<IngestOptions, Status> {
+    let is_partial = match command.options.get(PARTIAL) {
+        Some(text) => is_true(PARTIAL, text)?,
+        None => is_partial(metadata)?,
+    };
+    Ok(IngestOptions { ingest_id: ingest_id(metadata)?, is_partial })
+}
+
+/// Whether a client's header asks for the good rows of a batch to be taken.
+pub(super) fn is_partial(metadata: &MetadataMap) -> Result<bool, Status> {
+    let Some(value) = metadata.get(PARTIAL_HEADER) else { return Ok(false) };
+    is_true(PARTIAL_HEADER, value.to_str().unwrap_or_default())
+}
+
+fn is_true(what: &str, text: &str) -> Result<bool, Status> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(status(Error::invalid(format!("{what} is {text:?}; say true or false")))),
+    }
+}
+
 /// The id that a client chose for its rows.
 pub(super) fn ingest_id(metadata: &MetadataMap) -> Result<Option<String>, Status> {
     let Some(value) = metadata.get(INGEST_ID_HEADER) else { return Ok(None) };
@@ -261,77 +278,4 @@ pub(super) fn ingest_id(metadata: &MetadataMap) -> Result<Option<String>, Status
         )
     })?;
     Ok(Some(text.to_owned()))
-}
-
-/// Decodes a client's messages, trusting none of them.
-pub(super) struct Batches {
-    decoder: FlightDataDecoder,
-}
-
-impl Batches {
-    pub(super) fn new(messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static) -> Self {
-        // The first message may carry the command alone.
-        let messages = messages.try_filter(|message| future::ready(!message.data_header.is_empty()));
-        let checked = messages.map(|message| {
-            let message = message.map_err(from_transport)?;
-            preflight::check(&message).map_err(status)?;
-            Ok::<_, FlightError>(message)
-        });
-        Self { decoder: FlightDataDecoder::new(checked) }
-    }
-
-    async fn schema(&mut self) -> Result<SchemaRef, Status> {
-        self.schema_if_any().await?.ok_or_else(|| damaged("it does not begin with a schema"))
-    }
-
-    /// `None` if there is no message at all.
-    pub(super) async fn schema_if_any(&mut self) -> Result<Option<SchemaRef>, Status> {
-        match self.payload().await? {
-            Some(DecodedPayload::Schema(schema)) => Ok(Some(schema)),
-            Some(_) => Err(damaged("it does not begin with a schema")),
-            None => Ok(None),
-        }
-    }
-
-    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>, Status> {
-        match self.payload().await? {
-            Some(DecodedPayload::RecordBatch(batch)) => Ok(Some(batch)),
-            Some(_) => Err(damaged("it has a second schema; send batches of one schema an ingest")),
-            None => Ok(None),
-        }
-    }
-
-    /// The next message that says something.
-    async fn payload(&mut self) -> Result<Option<DecodedPayload>, Status> {
-        loop {
-            // The decoder can panic on a hostile schema or batch; it is not used again after that.
-            let decoded = AssertUnwindSafe(self.decoder.next()).catch_unwind().await;
-            match decoded.map_err(|_| damaged("a message can't be decoded"))?.transpose().map_err(undecodable)? {
-                Some(data) if matches!(data.payload, DecodedPayload::None) => {}
-                Some(data) => return Ok(Some(data.payload)),
-                None => return Ok(None),
-            }
-        }
-    }
-}
-
-fn damaged(how: &str) -> Status {
-    status(Error::invalid(format!("the Arrow stream is damaged: {}", how.trim_end())))
-}
-
-fn undecodable(error: FlightError) -> Status {
-    match error {
-        FlightError::Tonic(status) => *status,
-        other => damaged(&other.to_string()),
-    }
-}
-
-/// gRPC's own refusal of a large message does not say what to do about it.
-fn from_transport(refusal: Status) -> Status {
-    if refusal.code() == Code::OutOfRange {
-        return status(Error::exhausted(format!(
-            "a message has more than {MESSAGE_BYTES_MAX} bytes; send smaller batches"
-        )));
-    }
-    refusal
 }

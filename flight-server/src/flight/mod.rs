@@ -1,11 +1,11 @@
 //! Flight SQL: the one protocol that clients speak.
 //!
 //! This module carries and translates; it decides nothing about data. Each method is three beats: decode the command,
-//! call the [engine](crate::engine) or the [door for ingests](IngestDoor), encode the answer.
+//! call the [engine](crate::engine) or the [door for ingests](crate::door), encode the answer.
 //!
 //! ```text
 //! gRPC ─► server ─► transport (FlightService) ─► service (Flight SQL routing) ─► statements │ prepared │ metadata
-//!                        └─ DoPut, actions, polls ────────────────────────────► ingest │ put │ actions │ poll
+//!                        └─ DoPut, actions, polls ────────────────────────────► ingest │ stream │ put │ actions │ poll
 //! ```
 //!
 //! No state stays here between calls: tickets and prepared handles carry theirs, sealed ([`tickets`], [`seal`]), a
@@ -13,7 +13,9 @@
 //! ([`status`]).
 
 mod actions;
+mod batches;
 mod deadline;
+mod inflow;
 mod ingest;
 mod metadata;
 mod poll;
@@ -27,6 +29,8 @@ mod session;
 mod sql_info;
 mod statements;
 mod status;
+mod stopping;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -34,12 +38,14 @@ mod transport;
 mod updates;
 mod xdbc;
 
-pub use ingest::{INGEST_ID_HEADER, IngestDoor, OpenIngest};
+pub use ingest::{INGEST_ID_HEADER, PARTIAL_HEADER};
 pub use preflight::DECODED_BYTES_MAX;
 pub use seal::{Key, Sealer};
-pub use server::{MESSAGE_BYTES_MAX, SHUTDOWN_GRACE, server};
+pub use server::{MESSAGE_BYTES_MAX, SHUTDOWN_GRACE, ServerOptions, server};
 pub use service::Parts;
+pub(crate) use session::{ANYONE, set_headers};
 pub(crate) use status::code;
 pub use status::status;
 pub use tickets::{PREPARED_LIFETIME, TICKET_LIFETIME};
 pub use transport::FlightService;
+pub(crate) use updates::ingest_change;

@@ -9,7 +9,8 @@ use prost::Message as _;
 use tonic::metadata::MetadataValue;
 use tonic::{Response, Status};
 
-use super::ingest::{self, Batches, INGEST_ID_HEADER, PutStream};
+use super::batches::{Batches, Decoding};
+use super::ingest::{self, INGEST_ID_HEADER, PutStream};
 use super::service::SqlService;
 use super::session::Caller;
 use super::statements::{self, Asked};
@@ -40,7 +41,7 @@ pub(super) async fn prepared_update(
     caller: Caller,
     messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Response<PutStream>, Status> {
-    if let Some(values) = values(messages).await? {
+    if let Some(values) = values(messages, service.decoding()).await? {
         asked.statement.parameters = Some(values);
     }
     update(service, asked, caller).await
@@ -54,7 +55,7 @@ pub(super) async fn bind(
     messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Response<PutStream>, Status> {
     let mut statement = asked.statement;
-    statement.parameters = values(messages).await?;
+    statement.parameters = values(messages, service.decoding()).await?;
     let handle = statement.encode(service.seals(&caller.principal)).map_err(status)?;
     let result = DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) };
     Ok(Response::new(one(PutResult { app_metadata: result.encode_to_vec().into() })))
@@ -67,11 +68,12 @@ fn one(result: PutResult) -> PutStream {
 /// The rows of values in a DoPut; `None` if it has no columns or no rows.
 async fn values(
     messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+    decoding: Decoding,
 ) -> Result<Option<RecordBatch>, Status> {
-    let mut batches = Batches::new(messages);
+    let mut batches = Batches::new(messages, decoding);
     let Some(schema) = batches.schema_if_any().await? else { return Ok(None) };
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(batch) = batches.next().await? {
+    while let Some((batch, _)) = batches.next().await? {
         bytes += batch.get_array_memory_size();
         if bytes > BOUND_BYTES_MAX {
             return Err(status(Error::exhausted(format!(

@@ -25,6 +25,7 @@ use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::FlightService;
 use super::deadline::InTime;
+use super::inflow::{Inflow, ROOM_WAIT_MAX, Watched};
 
 /// The largest message that is taken from a client, in bytes. gRPC's default of 4 MiB is too small: Go's writer sends
 /// a batch as one message, however large (<https://grpc.io/docs/guides/performance/> has the defaults).
@@ -49,6 +50,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long calls may go on after a shutdown began.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
+/// Bytes of unfinished messages that the server holds for all clients together.
+const INFLOW_BYTES_MAX: usize = 256 << 20;
+
+/// How a server treats its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerOptions {
+    /// How long one message may take to arrive, in seconds.
+    pub message_seconds_max: u64,
+    /// How long calls may go on after a shutdown began.
+    pub grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { message_seconds_max: 60, grace: SHUTDOWN_GRACE }
+    }
+}
+
 /// The names under which health is reported: the process, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", "arrow.flight.protocol.FlightService"];
 
@@ -60,17 +79,8 @@ pub async fn server(
     listener: TcpListener,
     service: FlightService,
     health: HealthReporter,
+    options: ServerOptions,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<()> {
-    serve(listener, service, health, shutdown, SHUTDOWN_GRACE).await
-}
-
-pub(super) async fn serve(
-    listener: TcpListener,
-    service: FlightService,
-    health: HealthReporter,
-    shutdown: impl Future<Output = ()> + Send,
-    grace: Duration,
 ) -> Result<()> {
     let reflection = |error| Error::internal("the server can't describe its services").because(error);
     let reflection_v1 = reflection_builder().build_v1().map_err(reflection)?;
@@ -84,6 +94,8 @@ pub(super) async fn serve(
         connection.set_nodelay(true)?;
         Ok::<_, io::Error>(Connection::new(connection, is_cut.clone()))
     });
+    let stopping = service.stopping();
+    let inflow = Inflow::new(INFLOW_BYTES_MAX, ROOM_WAIT_MAX, Duration::from_secs(options.message_seconds_max));
     let flight = FlightServiceServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
@@ -96,16 +108,17 @@ pub(super) async fn serve(
         .add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())))
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha)
-        .add_service(InTime(flight))
+        .add_service(Watched { service: InTime(flight), inflow })
         .serve_with_incoming_shutdown(connections, async move {
             shutdown.await;
+            stopping.begin();
             report(&health, ServingStatus::NotServing).await;
             // The receiver waits below for as long as this future is polled.
             let _ = stop.send(());
         });
     tokio::select! {
         served = serving => served.context(Kind::Unavailable, || "the server can't go on accepting connections".into()),
-        () = cut_after(stopped, grace, cut) => Ok(()),
+        () = cut_after(stopped, options.grace, cut) => Ok(()),
     }
 }
 

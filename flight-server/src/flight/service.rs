@@ -25,19 +25,25 @@ use prost::Message as _;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ingest::{self, IngestDoor};
+use super::batches::Decoding;
+use super::ingest;
 use super::seal::Sealer;
 use super::session::{self, Caller};
 use super::statements::{self, Asked, DataStream};
 use super::status::{status, unencodable, unimplemented};
+use super::stopping::Stopping;
 use super::tickets::{Seals, Statement};
 use super::transport::{FlightService as Transport, short_name};
 use super::{metadata, sql_info, xdbc};
+use crate::door::IngestDoor;
 use crate::engine::{Engine, QueryText};
 use crate::results::Results;
 
 pub(super) const NO_TRANSACTIONS: &str =
     "there are no transactions: each query reads one snapshot, each ingest is kept as a whole; use autocommit";
+
+/// Memory that decoded batches of all producers may take together, in bytes.
+const INCOMING_BYTES_MAX: u64 = 512 << 20;
 
 type Info = Result<Response<FlightInfo>, Status>;
 type Data = Result<Response<DataStream>, Status>;
@@ -50,6 +56,8 @@ pub struct SqlService {
     pub(super) results: Arc<Results>,
     pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) stopping: Stopping,
+    decoding: Decoding,
     infos: Arc<SqlInfoData>,
     types: Arc<XdbcTypeInfoData>,
 }
@@ -60,7 +68,13 @@ impl SqlService {
         let broken = |error: FlightError| Error::internal("can't build the server's own description").because(error);
         let infos = Arc::new(sql_info::infos(engine.timeout(), door.is_open()).map_err(broken)?);
         let types = Arc::new(xdbc::types().map_err(broken)?);
-        Ok(Self { engine, door, results, sealer, clock, infos, types })
+        let (stopping, decoding) = (Stopping::new(), Decoding::new(INCOMING_BYTES_MAX));
+        Ok(Self { engine, door, results, sealer, clock, stopping, decoding, infos, types })
+    }
+
+    /// Memory for incoming batches.
+    pub(super) fn decoding(&self) -> Decoding {
+        self.decoding.clone()
     }
 
     /// What seals for `principal`.

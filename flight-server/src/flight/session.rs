@@ -2,8 +2,9 @@
 //!
 //! No server keeps sessions. Options that a client sets (SetSessionOptions) go back to it sealed, in one cookie, and
 //! come again with each call. Clients without cookies (ADBC has them off) send them as headers: option `as_of` is
-//! header `mallard-as-of`, and a header wins over the cookie. The messages are Flight's own, which arrow-flight does
-//! not generate: <https://github.com/apache/arrow/blob/main/format/Flight.proto>.
+//! header `mallard-as-of`, and a header wins over the cookie. Calls over HTTP have the same headers ([`set_headers`]).
+//! The messages are Flight's own, which arrow-flight does not generate:
+//! <https://github.com/apache/arrow/blob/main/format/Flight.proto>.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,15 +16,16 @@ use lakehouse::{Error, Result};
 use prost::Message;
 use proto::{Session, SessionHandle, TokenHandle};
 use tonic::Request;
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpConnectInfo;
 
 use super::seal::Purpose;
 use super::tickets::{HANDLE_VERSION, PREPARED_LIFETIME, Seals, expiry};
-use crate::engine::{GOLD, SCHEMAS, Who, timestamp_us};
+use crate::engine::{GOLD, SCHEMAS, Who, awaited_list, timestamp_us};
 
 /// Who every caller is, as long as nobody proves to be somebody.
-pub(super) const ANYONE: &str = "anyone";
+pub(crate) const ANYONE: &str = "anyone";
 
 /// The cookie with the session's options.
 pub(super) const COOKIE: &str = "mallard_session";
@@ -35,8 +37,11 @@ const HEADER_PREFIX: &str = "mallard-";
 const TOKEN_PREFIX: &str = "mallard.";
 
 /// The options that there are.
-pub(super) const OPTIONS: [&str; 7] =
-    ["as_of", "catalog", "compression", "max_endpoints", "memory_limit", "schema", "timeout"];
+pub(super) const OPTIONS: [&str; 8] =
+    ["as_of", "catalog", "compression", "max_endpoints", "memory_limit", "schema", "timeout", WAIT_FOR];
+
+/// The option that is a list.
+const WAIT_FOR: &str = "wait_for";
 
 /// Who sent a call, and from where.
 #[derive(Clone, Debug)]
@@ -67,15 +72,30 @@ pub(super) fn session(metadata: &MetadataMap, seals: Seals<'_>, catalog: &str) -
         Some(cookie) => opened(cookie, seals)?,
         None => Session::default(),
     };
+    set_headers(&mut session, metadata.as_ref(), catalog)?;
+    Ok(session)
+}
+
+/// Sets the options that come as headers, `mallard-<option>`; those that don't come stay as they are. The header of a
+/// list may come several times.
+///
+/// # Errors
+/// `Invalid` if a header has a bad value.
+pub(crate) fn set_headers(session: &mut Session, headers: &HeaderMap, catalog: &str) -> Result<()> {
     for option in OPTIONS {
         let header = format!("{HEADER_PREFIX}{}", option.replace('_', "-"));
-        let Some(value) = metadata.get(&header) else { continue };
-        let value = value.to_str().map_err(|_| Error::invalid(format!("header {header} is not plain ASCII")))?;
-        let value = OptionValue::Text(value.to_owned());
-        set(&mut session, option, Some(&value), catalog)
-            .map_err(|error| Error::invalid(format!("header {header}: {}", error.why())))?;
+        let values_max = if option == WAIT_FOR { usize::MAX } else { 1 };
+        let values = headers.get_all(&header).iter().take(values_max).map(|value| value.to_str());
+        let values: Vec<&str> = values
+            .collect::<Result<_, _>>()
+            .map_err(|_| Error::invalid(format!("header {header} is not plain ASCII")))?;
+        if values.is_empty() {
+            continue;
+        }
+        set(session, option, Some(&OptionValue::Text(values.join(","))), catalog)
+            .map_err(|refusal| Error::invalid(format!("header {header}: {}", refusal.why())))?;
     }
-    Ok(session)
+    Ok(())
 }
 
 /// The cookie for a session.
@@ -199,6 +219,15 @@ pub(super) fn set(
             Some(Some(most)) if most > 0 => session.max_endpoints = Some(most),
             Some(_) => return bad("a whole number from 1"),
         },
+        WAIT_FOR => {
+            let listed = match value {
+                None => Ok(Vec::new()),
+                Some(OptionValue::Text(text)) => awaited_list(text.split(',')),
+                Some(OptionValue::Texts(list)) => awaited_list(list.values.iter().map(String::as_str)),
+                Some(_) => return bad("ingest ids, divided by commas"),
+            };
+            session.wait_for = listed.map_err(|error| Refusal::Value(error.to_string()))?;
+        }
         _ => return Err(Refusal::Name),
     }
     Ok(())
@@ -217,6 +246,7 @@ pub(super) fn all(session: &Session, catalog: &str) -> HashMap<String, OptionVal
         ("memory_limit", session.memory_bytes.map(whole)),
         ("compression", Some(&session.compression).filter(|c| !c.is_empty()).cloned().map(OptionValue::Text)),
         ("max_endpoints", session.max_endpoints.map(|most| whole(most.into()))),
+        (WAIT_FOR, Some(session.wait_for.join(",")).filter(|list| !list.is_empty()).map(OptionValue::Text)),
     ];
     options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -300,7 +330,7 @@ pub(super) enum OptionValue {
     Texts(StringListValue),
 }
 
-/// A list, which no option takes.
+/// A list, which only `wait_for` takes.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct StringListValue {
     #[prost(string, repeated, tag = "1")]
@@ -357,6 +387,7 @@ mod tests {
             ("memory_limit", text("1 MiB")),
             ("compression", text("zstd")),
             ("max_endpoints", OptionValue::Integer(3)),
+            ("wait_for", text("a, b@7")),
             ("catalog", text("flights")),
         ] {
             set(&mut chosen, name, Some(&value), "flights").unwrap();
@@ -368,6 +399,7 @@ mod tests {
         assert_eq!(told["as_of"], text("2026-01-02T03:04:05Z"));
         assert_eq!(told["timeout"], OptionValue::Double(1.5));
         assert_eq!(told["memory_limit"], OptionValue::Integer(1 << 20));
+        assert_eq!(told["wait_for"], text("a,b@7"));
         metadata.insert("mallard-schema", "system".parse().unwrap());
         assert_eq!(session(&metadata, seals, "flights").unwrap().schema, "system");
     }
@@ -399,6 +431,8 @@ mod tests {
             ("memory_limit", text("much")),
             ("compression", text("gzip")),
             ("max_endpoints", zero),
+            ("wait_for", text("a b")),
+            ("wait_for", OptionValue::Bool(true)),
         ] {
             let refusal = set(&mut session, name, Some(&value), "flights").unwrap_err();
             assert!(matches!(refusal, Refusal::Value(_)), "{name}");
@@ -415,6 +449,21 @@ mod tests {
         let seals = Seals { sealer: &sealer, principal: "ann", clock: &clock };
         let error = session(&with_header("mallard-timeout", "soon"), seals, "flights").unwrap_err();
         assert!(error.to_string().starts_with("header mallard-timeout: timeout must be seconds"), "{error}");
+    }
+
+    #[test]
+    fn a_list_comes_in_one_header_or_several_or_as_a_list() {
+        let (sealer, clock) = (sealer(), ManualClock::at(0));
+        let seals = Seals { sealer: &sealer, principal: "ann", clock: &clock };
+        let mut metadata = with_header("mallard-wait-for", "b,a");
+        metadata.append("mallard-wait-for", "c@0".parse().unwrap());
+        assert_eq!(session(&metadata, seals, "flights").unwrap().wait_for, ["a", "b", "c@0"]);
+        let mut chosen = Session::default();
+        let list = OptionValue::Texts(StringListValue { values: vec!["a".to_owned(), "b@1".to_owned()] });
+        set(&mut chosen, "wait_for", Some(&list), "flights").unwrap();
+        assert_eq!(chosen.wait_for, ["a", "b@1"]);
+        set(&mut chosen, "wait_for", None, "flights").unwrap();
+        assert_eq!(chosen, Session::default());
     }
 
     #[test]

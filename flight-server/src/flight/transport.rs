@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::service::{self, Parts, SqlService};
 use super::status::{status, unencodable, unimplemented};
-use super::{actions, ingest, poll, prepared, put, session, statements};
+use super::stopping::Stopping;
+use super::{actions, ingest, poll, prepared, put, session, statements, stream as numbered};
 
 /// Mallard's Flight SQL service.
 #[derive(Clone)]
@@ -116,10 +117,13 @@ impl Protocol for FlightService {
         // Go's ingest writer sends its command with the first batch: of an ingest without batches, nothing arrives,
         // and yet it waits for a count.
         let Some(first) = first else { return Ok(Response::new(stream::iter([Ok(ingest::count(0))]).boxed())) };
-        let descriptor = first.flight_descriptor.as_ref();
-        let command = command_of(descriptor.ok_or_else(|| invalid("the first message of a DoPut has no descriptor"))?)?;
+        let descriptor =
+            first.flight_descriptor.clone().ok_or_else(|| invalid("the first message of a DoPut has no descriptor"))?;
         let messages = stream::iter([Ok(first)]).chain(messages);
-        match command {
+        if descriptor.r#type() == DescriptorType::Path {
+            return numbered::put(&self.sql, &descriptor.path, &metadata, messages).await;
+        }
+        match command_of(&descriptor)? {
             Command::CommandStatementIngest(command) => ingest::put(&self.sql, &command, &metadata, messages).await,
             Command::CommandStatementUpdate(update) => {
                 let transaction = update.transaction_id.as_ref();
@@ -158,13 +162,21 @@ impl Protocol for FlightService {
         &self,
         _request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        Err(unimplemented("DoExchange is not there; send rows by DoPut (CommandStatementIngest), read them by DoGet"))
+        Err(unimplemented("DoExchange is not there; send rows by DoPut, read them by DoGet"))
     }
 }
 
 impl FlightService {
-    /// Refuses a call whose session token is not, or not any more, one of ours.
+    /// Tells calls that go on for long, and those that come, that the server is to stop.
+    pub(super) fn stopping(&self) -> Stopping {
+        self.sql.stopping.clone()
+    }
+
+    /// Refuses a call whose session token is not, or not any more, one of ours, and all calls once a stop has begun.
     fn known<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if self.sql.stopping.has_begun() {
+            return Err(status(self.sql.stopping.refusal()));
+        }
         session::check_token(request.metadata(), self.sql.seals(session::ANYONE)).map_err(status)
     }
 }
@@ -190,12 +202,6 @@ fn invalid(message: &str) -> Status {
 
 /// The Flight SQL command of a descriptor.
 fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Status> {
-    if descriptor.r#type() == DescriptorType::Path {
-        return Err(unimplemented(
-            "a descriptor with a path can be read, not written to; send rows with the Flight SQL command \
-             CommandStatementIngest",
-        ));
-    }
     decode(&descriptor.cmd, "descriptor")
 }
 

@@ -5,43 +5,52 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt as _;
-use lakehouse::Error;
+use lakehouse::{Error, Result};
+use proto::Receipt;
 use tonic::Status;
 
 use super::service::SqlService;
 use super::status::{status, unencodable};
-use crate::engine::{Plan, Who, explain};
+use crate::door::{IngestDoor, IngestOptions};
+use crate::engine::{Engine, Plan, Who, explain};
 
 /// What a statement that writes gives when it is fetched as a query: how many rows it sent.
 pub(super) static COUNT: LazyLock<SchemaRef> =
     LazyLock::new(|| Arc::new(Schema::new(vec![Field::new("count", DataType::Int64, false)])));
 
-/// What became of a change.
-pub(super) struct Applied {
-    pub(super) rows: u64,
-    pub(super) ingest_id: String,
+/// Ingests the rows of a plan that writes. The same `ingest_id` again adds nothing.
+///
+/// # Errors
+/// `Invalid` if the plan only reads; else as [`Engine::run`] and [`IngestDoor::begin`].
+pub(crate) async fn ingest_change(
+    engine: &Engine,
+    door: &dyn IngestDoor,
+    plan: Plan,
+    ingest_id: Option<String>,
+    who: &Who,
+) -> Result<Receipt> {
+    let Some(change) = plan.change().cloned() else {
+        return Err(Error::invalid(
+            "the statement only reads; send it as a query (GetFlightInfo and DoGet), not as an update",
+        ));
+    };
+    let options = IngestOptions { ingest_id, is_partial: false };
+    let mut ingest = door.begin(&change.table, Arc::clone(plan.schema()), options).await?;
+    let mut batches = engine.run(plan, who).await?;
+    while let Some(batch) = batches.next().await {
+        ingest.push(batch.map_err(explain)?).await?;
+    }
+    ingest.finish().await
 }
 
-/// Ingests the rows of a plan that writes. The same `ingest_id` again adds nothing.
+/// The same for a service.
 pub(super) async fn apply(
     service: &SqlService,
     plan: Plan,
     ingest_id: Option<String>,
     who: &Who,
-) -> Result<Applied, Status> {
-    let Some(change) = plan.change().cloned() else {
-        return Err(status(Error::invalid(
-            "the statement only reads; send it as a query (GetFlightInfo and DoGet), not as an update",
-        )));
-    };
-    let mut ingest = service.door.begin(&change.table, Arc::clone(plan.schema()), ingest_id).await.map_err(status)?;
-    let mut batches = service.engine.run(plan, who).await.map_err(status)?;
-    while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(|error| status(explain(error)))?;
-        ingest.push(batch).await.map_err(status)?;
-    }
-    let receipt = ingest.finish().await.map_err(status)?;
-    Ok(Applied { rows: receipt.rows, ingest_id: receipt.ingest_id })
+) -> Result<Receipt, Status> {
+    ingest_change(&service.engine, service.door.as_ref(), plan, ingest_id, who).await.map_err(status)
 }
 
 /// The one row that tells how many were sent.

@@ -48,4 +48,10 @@ impl AcceptedIngests {
     pub fn all(&self) -> Vec<AcceptedIngest> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).ingests.values().cloned().collect()
     }
+
+    /// Those of an id, one a table.
+    pub fn of(&self, ingest_id: &str) -> Vec<AcceptedIngest> {
+        let remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.ingests.values().filter(|ingest| ingest.receipt.ingest_id == ingest_id).cloned().collect()
+    }
 }

@@ -1,33 +1,49 @@
 //! Ingest: rows that a client sent become frames, and frames are kept by the delivery stream.
 //!
 //! ```text
-//!  DoPut ─► begin: table? schema fits? ─► push: keys there? ─► frames ─► records ─► DeliveryStream ─► receipt
+//!  begin: table? schema fits? ─► push: rows fit? ─► frames ─► records, shared by all producers ─► DeliveryStream
+//!  (Door)                        (intake)           (framing)  (shipping, packing)                      │
+//!  receipt ◄─── all of it is kept (underway, sending) ◄─────────────────────────────────────────────────┘
 //! ```
 //!
 //! The frames are a pure function of the batches that came ([`framing`]), so a client that sends an ingest again under
-//! the same id sends the same frames again, and silver takes each once.
+//! the same id sends the same frames again, and silver takes each once. An ingest with an end is in [`bulk`], a stream
+//! of numbered batches in [`stream`].
 
 mod accepted;
+mod billing;
+mod bulk;
 mod framing;
+mod intake;
+mod packing;
+mod sending;
+mod shipping;
+mod stream;
+mod underway;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use bytes::Bytes;
-use lakehouse::definition::Table;
-use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, NewTable, Result, delta, schema};
-use proto::Receipt;
-use proto::frame::{Compression, FrameOrigin};
+use lakehouse::definition::{Column, Table};
+use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, NewTable, Result, SqlType, delta, schema};
+use proto::frame::Compression;
 use uuid::{NoContext, Timestamp, Uuid};
 
 pub use accepted::{AcceptedIngest, AcceptedIngests};
+pub use billing::{Bill, Billing};
+pub use shipping::{LANE_BYTES_MAX, SHIPPING_BYTES_MAX};
+pub use stream::OFFSET_MAX;
 
-use crate::delivery::{CALL_BYTES_MAX, CALL_RECORDS_MAX, DeliveryStream, RECORD_BYTES_MAX};
-use crate::flight::{IngestDoor, OpenIngest};
-use framing::Framer;
+use crate::delivery::DeliveryStream;
+use crate::door::{IngestDoor, IngestOptions, OpenIngest, OpenStream};
+use bulk::Ingest;
+use intake::Intake;
+use sending::{Sending, Shared};
+use shipping::Shipping;
+use stream::Stream;
 
 /// The longest ingest id that a client may choose, in bytes.
 pub const INGEST_ID_BYTES_MAX: usize = 128;
@@ -36,30 +52,101 @@ pub const INGEST_ID_BYTES_MAX: usize = 128;
 pub struct Door {
     definitions: Arc<Definitions>,
     lake: Lake,
-    stream: Arc<dyn DeliveryStream>,
-    clock: Arc<dyn Clock>,
-    compression: Compression,
-    accepted: Arc<AcceptedIngests>,
-    /// The newest time that a frame was given: no two have the same, so frames have an order even if the clock jumps.
-    last_received_us: Arc<AtomicI64>,
+    shared: Arc<Shared>,
+}
+
+/// What a door's rows leave behind, for system tables to tell.
+#[derive(Clone, Default)]
+pub struct Traces {
+    /// The ingests that were accepted.
+    pub accepted: Arc<AcceptedIngests>,
+    /// What their delivery costs.
+    pub billing: Arc<Billing>,
 }
 
 impl Door {
-    /// A door whose frames go to `stream`, and whose receipts are noted in `accepted`.
+    /// A door whose frames go to `stream`, where they wait for others at most for `linger`.
     pub fn new(
         definitions: Arc<Definitions>,
         lake: Lake,
         stream: Arc<dyn DeliveryStream>,
+        linger: Duration,
         clock: Arc<dyn Clock>,
-        accepted: Arc<AcceptedIngests>,
+        traces: Traces,
     ) -> Self {
-        let last_received_us = Arc::new(AtomicI64::new(0));
-        Self { definitions, lake, stream, clock, compression: Compression::Lz4, accepted, last_received_us }
+        let shared = Arc::new(Shared {
+            shipping: Shipping::new(stream, linger, Arc::clone(&traces.billing)),
+            clock,
+            compression: Compression::Lz4,
+            accepted: traces.accepted,
+            billing: traces.billing,
+            last_received_us: AtomicI64::new(0),
+        });
+        Self { definitions, lake, shared }
+    }
+
+    async fn table(&self, table: &str) -> Result<Arc<Table>> {
+        let definition = match self.definitions.now() {
+            known if known.tables.contains_key(table) => known,
+            // Another server may have made it.
+            _ => self.definitions.refresh().await?,
+        };
+        definition.table(table).cloned()
+    }
+
+    async fn known_columns(&self, table: &Table) -> Result<(Vec<Column>, Option<arrow::datatypes::Schema>)> {
+        let stored = match self.lake.open(Layer::Silver, &table.name).await? {
+            Some(silver) => Some(delta::stored_schema(&silver)?),
+            None => None,
+        };
+        Ok((schema::known_columns(table, stored.as_ref())?, stored))
+    }
+
+    /// Checks what is known before the first row.
+    async fn open(&self, table: &str, incoming: SchemaRef, options: IngestOptions) -> Result<(Intake, Sending)> {
+        let table = self.table(table).await?;
+        let ingest_id = match options.ingest_id {
+            Some(id) => checked(id)?,
+            None => new_id(self.shared.clock.now_us()),
+        };
+        let (columns, stored) = self.known_columns(&table).await?;
+        schema::admit(&table, stored.as_ref(), &incoming)?;
+        let sending = Sending::new(Arc::clone(&self.shared), table.name.clone(), incoming, ingest_id);
+        let (is_partial, compression) = (options.is_partial, self.shared.compression);
+        Ok((Intake { table, columns, is_partial, compression }, sending))
     }
 }
 
 #[async_trait]
 impl IngestDoor for Door {
+    async fn begin(&self, table: &str, schema: SchemaRef, options: IngestOptions) -> Result<Box<dyn OpenIngest>> {
+        let (intake, sending) = self.open(table, schema, options).await?;
+        Ok(Box::new(Ingest::new(intake, sending)))
+    }
+
+    async fn stream(&self, table: &str, schema: SchemaRef, options: IngestOptions) -> Result<Box<dyn OpenStream>> {
+        let (intake, sending) = self.open(table, schema, options).await?;
+        Ok(Box::new(Stream::new(intake, sending)))
+    }
+
+    async fn columns(&self, table: &str) -> Result<Vec<Column>> {
+        let table = self.table(table).await?;
+        if table.transform.is_some() {
+            // What comes in is the transform's affair.
+            return Ok(Vec::new());
+        }
+        let mut columns = self.known_columns(&table).await?.0;
+        for column in &mut columns {
+            // Delta has JSON as text.
+            if table.column(&column.name).is_some_and(|declared| declared.data_type == SqlType::Json) {
+                column.data_type = SqlType::Json;
+            }
+        }
+        let dropped = table.columns.iter().filter(|column| table.drops(&column.name));
+        columns.extend(dropped.map(|column| Column { nullable: true, ..column.clone() }));
+        Ok(columns)
+    }
+
     fn is_open(&self) -> bool {
         true
     }
@@ -71,37 +158,6 @@ impl IngestDoor for Door {
     async fn has(&self, table: &str) -> Result<bool> {
         let is_known = self.definitions.now().tables.contains_key(table);
         Ok(is_known || self.definitions.refresh().await?.tables.contains_key(table))
-    }
-
-    async fn begin(&self, table: &str, incoming: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>> {
-        let definition = match self.definitions.now() {
-            known if known.tables.contains_key(table) => known,
-            // Another server may have made it.
-            _ => self.definitions.refresh().await?,
-        };
-        let table = Arc::clone(definition.table(table)?);
-        let ingest_id = match ingest_id {
-            Some(id) => checked(id)?,
-            None => new_id(self.clock.now_us()),
-        };
-        let stored = match self.lake.open(Layer::Silver, &table.name).await? {
-            Some(silver) => Some(delta::stored_schema(&silver)?),
-            None => None,
-        };
-        schema::admit(&table, stored.as_ref(), &incoming)?;
-        Ok(Box::new(Ingest {
-            receipt: Receipt { ingest_id, table: table.name.to_string(), ..Receipt::default() },
-            table,
-            framer: Framer::new(incoming, self.compression),
-            stream: Arc::clone(&self.stream),
-            clock: Arc::clone(&self.clock),
-            accepted: Arc::clone(&self.accepted),
-            last_received_us: Arc::clone(&self.last_received_us),
-            rows_seen: 0,
-            framed_rows: 0,
-            waiting: Vec::new(),
-            accepted_at_us: 0,
-        }))
     }
 }
 
@@ -117,6 +173,18 @@ fn shut(table: &str) -> Error {
 
 #[async_trait]
 impl IngestDoor for ShutDoor {
+    async fn begin(&self, table: &str, _: SchemaRef, _: IngestOptions) -> Result<Box<dyn OpenIngest>> {
+        Err(shut(table))
+    }
+
+    async fn stream(&self, table: &str, _: SchemaRef, _: IngestOptions) -> Result<Box<dyn OpenStream>> {
+        Err(shut(table))
+    }
+
+    async fn columns(&self, table: &str) -> Result<Vec<Column>> {
+        Err(shut(table))
+    }
+
     fn is_open(&self) -> bool {
         false
     }
@@ -128,19 +196,18 @@ impl IngestDoor for ShutDoor {
     async fn has(&self, table: &str) -> Result<bool> {
         Err(shut(table))
     }
-
-    async fn begin(&self, table: &str, _: SchemaRef, _: Option<String>) -> Result<Box<dyn OpenIngest>> {
-        Err(shut(table))
-    }
 }
 
-/// An id that a client chose: it becomes part of Delta's transaction ids, so it is kept plain.
+/// An id that a client chose: it becomes part of Delta's transaction ids, and of what a query waits for, so it is plain.
 fn checked(id: String) -> Result<String> {
-    // A slash divides the parts of a transaction id.
-    let is_plain = |c: char| c.is_ascii_graphic() && c != '/';
-    if id.is_empty() || id.len() > INGEST_ID_BYTES_MAX || !id.chars().all(is_plain) {
+    // A slash divides the parts of a transaction id; commas and `@7` mean something in `wait_for`.
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '/' && c != ',';
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let names_a_batch = id.rsplit_once('@').is_some_and(|(_, behind)| is_number(behind));
+    if id.is_empty() || id.len() > INGEST_ID_BYTES_MAX || !id.chars().all(is_plain) || names_a_batch {
         return Err(Error::invalid(format!(
-            "ingest id {id:?} must have 1 to {INGEST_ID_BYTES_MAX} visible ASCII characters, none of them '/'; choose another"
+            "ingest id {id:?} must have 1 to {INGEST_ID_BYTES_MAX} visible ASCII characters, none of them '/' or ',', \
+             and not end in '@' and digits; choose another"
         )));
     }
     Ok(id)
@@ -151,108 +218,6 @@ pub(crate) fn new_id(now_us: i64) -> String {
     let now_us = u64::try_from(now_us).unwrap_or_default();
     let nanos = u32::try_from(now_us % 1_000_000).unwrap_or_default() * 1_000;
     Uuid::new_v7(Timestamp::from_unix(NoContext, now_us / 1_000_000, nanos)).to_string()
-}
-
-/// An ingest under way.
-struct Ingest {
-    table: Arc<Table>,
-    framer: Framer,
-    stream: Arc<dyn DeliveryStream>,
-    clock: Arc<dyn Clock>,
-    accepted: Arc<AcceptedIngests>,
-    last_received_us: Arc<AtomicI64>,
-    /// What is kept so far.
-    receipt: Receipt,
-    rows_seen: u64,
-    /// Rows of the frames in `waiting`.
-    framed_rows: u64,
-    /// Encoded frames that are not put yet.
-    waiting: Vec<Bytes>,
-    accepted_at_us: i64,
-}
-
-impl Ingest {
-    fn check_keys(&self, batch: &RecordBatch) -> Result<()> {
-        if self.table.transform.is_some() {
-            return Ok(());
-        }
-        match schema::null_key(&self.table, batch) {
-            None => Ok(()),
-            Some((row, column)) => Err(Error::invalid(format!(
-                "row {} of the ingest into table {:?}: column {column:?} is part of the primary key and is NULL; \
-                 give it a value. {} rows before it were accepted",
-                self.rows_seen + row as u64 + 1,
-                self.table.name.as_str(),
-                self.receipt.rows,
-            ))),
-        }
-    }
-
-    /// Frames what the framer gives out, and puts it once a call's worth waits.
-    async fn take_frames(&mut self, batches: Vec<Vec<RecordBatch>>) -> Result<()> {
-        for rows in batches {
-            let now_us = self.clock.now_us();
-            let previous = self.last_received_us.fetch_max(now_us, Ordering::SeqCst);
-            let received_at_us =
-                if previous < now_us { now_us } else { self.last_received_us.fetch_add(1, Ordering::SeqCst) + 1 };
-            let table = self.table.name.to_string();
-            let origin = FrameOrigin { table, ingest_id: self.receipt.ingest_id.clone(), frame: 0, received_at_us };
-            let next = self.receipt.frames + self.waiting.len() as u64;
-            for (frame, rows) in self.framer.encode(origin, next, rows)? {
-                let waiting: usize = self.waiting.iter().map(Bytes::len).sum();
-                if waiting + frame.len() > CALL_BYTES_MAX || self.waiting.len() >= CALL_RECORDS_MAX {
-                    self.put().await?;
-                }
-                self.waiting.push(frame);
-                self.framed_rows += rows;
-            }
-        }
-        Ok(())
-    }
-
-    async fn put(&mut self) -> Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let frames = std::mem::take(&mut self.waiting);
-        let bytes: usize = frames.iter().map(Bytes::len).sum();
-        let count = frames.len() as u64;
-        self.stream.put(&self.table.name, framing::records(frames, RECORD_BYTES_MAX)).await?;
-        self.receipt.rows += std::mem::take(&mut self.framed_rows);
-        self.receipt.frames += count;
-        self.receipt.bytes += bytes as u64;
-        if self.accepted_at_us == 0 {
-            self.accepted_at_us = self.clock.now_us();
-        }
-        self.accepted.note(AcceptedIngest { receipt: self.receipt.clone(), accepted_at_us: self.accepted_at_us });
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl OpenIngest for Ingest {
-    fn ingest_id(&self) -> &str {
-        &self.receipt.ingest_id
-    }
-
-    async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        self.check_keys(&batch)?;
-        schema::check_values(&self.table, &batch)?;
-        self.rows_seen += batch.num_rows() as u64;
-        let ready = self.framer.push(batch);
-        self.take_frames(ready).await
-    }
-
-    async fn finish(&mut self) -> Result<Receipt> {
-        let rest = self.framer.rest();
-        self.take_frames(rest).await?;
-        self.put().await?;
-        Ok(self.receipt.clone())
-    }
-
-    fn accepted_rows(&self) -> u64 {
-        self.receipt.rows
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 
 mod check;
 mod demo;
+#[cfg(test)]
+mod faults;
 mod merging;
 mod pending;
 mod refreshing;
@@ -100,6 +102,10 @@ impl Shared {
 impl Backlog for Shared {
     async fn delivered(&self) -> Result<BTreeMap<Name, Vec<Delivered>>> {
         self.pending.stories(&self.queue, self.definitions.now().tables.keys()).await
+    }
+
+    fn commits(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.silver_changed.subscribe(), self.gold_caught_up.subscribe()]
     }
 
     fn troubles(&self) -> Troubles {

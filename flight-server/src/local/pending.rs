@@ -71,7 +71,8 @@ fn read_headers(bytes: Bytes, delivered_at_us: i64) -> Vec<IngestStory> {
             bytes: len as u64,
             accepted_at_us: frame.header.received_at_us,
             delivered_at_us,
-            quarantined: 0,
+            total_frames: frame.header.is_last.then(|| frame.header.frame + 1),
+            ..IngestStory::default()
         };
         add(&mut ingests, &story);
     }
@@ -87,6 +88,7 @@ fn add(ingests: &mut BTreeMap<String, IngestStory>, story: &IngestStory) {
             known.bytes += story.bytes;
             known.accepted_at_us = known.accepted_at_us.min(story.accepted_at_us);
             known.delivered_at_us = known.delivered_at_us.max(story.delivered_at_us);
+            known.total_frames = known.total_frames.or(story.total_frames);
         }
     }
 }

@@ -1,11 +1,17 @@
-//! `system.ingests`: each ingest on its way from receipt to silver.
+//! `system.ingests`: each ingest on its way from receipt to silver, and on to gold.
 
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use lakehouse::definition::Definition;
+use lakehouse::delta::Told;
+use lakehouse::story::{IngestStory, RefreshStory};
 use lakehouse::{Layer, Result};
 
+use super::history::{COMMITS_MAX, History};
+use super::lineage::{self, Lineage, Refresh, Refreshes, Steps};
+use super::progress::{self, Commit, Progress};
 use super::rows::{self, Values, count, instant, number, text, time};
 use super::{Delivered, System};
 
@@ -21,6 +27,7 @@ pub(super) fn schema() -> SchemaRef {
         instant("merged_at"),
         number("silver_version"),
         number("quarantined_rows"),
+        text("gold_versions"),
     ])
 }
 
@@ -28,52 +35,59 @@ pub(super) fn schema() -> SchemaRef {
 #[derive(Default)]
 struct Known {
     accepted: Option<crate::ingest::AcceptedIngest>,
-    delivered: lakehouse::story::IngestStory,
-    merged: lakehouse::story::IngestStory,
-    merged_at_us: i64,
-    silver_version: Option<u64>,
+    delivered: IngestStory,
+    merged: Progress,
 }
 
 impl Known {
+    /// What is accepted of it, or else what was found.
+    fn most(&self, of_receipt: fn(&proto::Receipt) -> u64, of_story: fn(&IngestStory) -> u64) -> u64 {
+        let found = of_story(&self.merged.told) + of_story(&self.delivered);
+        self.accepted.as_ref().map_or(found, |accepted| of_receipt(&accepted.receipt).max(found))
+    }
+
     fn rows(&self) -> u64 {
-        let found = self.merged.rows + self.delivered.rows;
-        self.accepted.as_ref().map_or(found, |accepted| accepted.receipt.rows.max(found))
+        self.most(|receipt| receipt.rows, |story| story.rows)
     }
 
     fn frames(&self) -> u64 {
-        let found = self.merged.frames + self.delivered.frames;
-        self.accepted.as_ref().map_or(found, |accepted| accepted.receipt.frames.max(found))
+        self.most(|receipt| receipt.frames, |story| story.frames)
     }
 
     fn bytes(&self) -> u64 {
-        let found = self.merged.bytes + self.delivered.bytes;
-        self.accepted.as_ref().map_or(found, |accepted| accepted.receipt.bytes.max(found))
+        self.most(|receipt| receipt.bytes, |story| story.bytes)
     }
 
-    /// All its frames are in silver.
-    fn is_merged(&self) -> bool {
-        self.merged.frames > 0 && self.merged.frames >= self.frames()
+    /// The commit with which all its frames were in silver; of a stream, all that are known.
+    fn merged(&self) -> Option<Commit> {
+        self.merged.merged(self.frames())
     }
 
     /// All its frames are in bronze, or were.
     fn is_delivered(&self) -> bool {
-        self.merged.frames + self.delivered.frames >= self.frames()
+        let found = self.merged.told.frames + self.delivered.frames;
+        let total = self.merged.told.total_frames.or(self.delivered.total_frames);
+        self.merged().is_some() || found >= total.unwrap_or(0).max(self.frames())
     }
 
     fn accepted_at_us(&self) -> i64 {
         let times = [
             self.accepted.as_ref().map_or(0, |accepted| accepted.accepted_at_us),
-            self.merged.accepted_at_us,
+            self.merged.told.accepted_at_us,
             self.delivered.accepted_at_us,
         ];
         times.into_iter().filter(|at| *at != 0).min().unwrap_or(0)
     }
 }
 
+/// By ingest id and table.
+type All = BTreeMap<(String, String), Known>;
+
 pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
-    let mut all: BTreeMap<(String, String), Known> = BTreeMap::new();
+    let mut all = All::new();
     let mut delivered = system.backlog.delivered().await?;
-    for name in system.definitions.now().tables.keys() {
+    let definition = system.definitions.now();
+    for name in definition.tables.keys() {
         let key = |id: &str| (id.to_owned(), name.to_string());
         // The backlog was read before the lake: an object that was merged in between is found in both, and told once.
         let mut waiting = delivered.remove(name).unwrap_or_default();
@@ -90,22 +104,12 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
                 continue;
             }
         };
-        for commit in system.histories.of(name, &table).await? {
-            let story = commit.story.unwrap_or_default();
+        for commit in system.silver.of(name, &table, COMMITS_MAX).await?.iter().rev() {
+            let Told { version, at_ms, story: Some(story) } = commit.as_ref() else { continue };
             waiting.retain(|delivered| !story.objects.contains(&delivered.object));
-            for story in story.ingests {
-                let known = all.entry(key(&story.ingest_id)).or_default();
-                known.merged.rows += story.rows;
-                known.merged.frames += story.frames;
-                known.merged.bytes += story.bytes;
-                known.merged.quarantined += story.quarantined;
-                known.merged.delivered_at_us = known.merged.delivered_at_us.max(story.delivered_at_us);
-                known.merged.accepted_at_us = match known.merged.accepted_at_us {
-                    0 => story.accepted_at_us,
-                    at => at.min(story.accepted_at_us),
-                };
-                known.merged_at_us = known.merged_at_us.max(commit.at_ms * 1000);
-                known.silver_version = known.silver_version.max(Some(commit.version));
+            for part in &story.ingests {
+                let merged = &mut all.entry(key(&part.ingest_id)).or_default().merged;
+                merged.add(Commit { version: *version, at_us: at_ms * 1000 }, part);
             }
         }
         add_waiting(&mut all, &waiting, key);
@@ -114,33 +118,50 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
         let key = (accepted.receipt.ingest_id.clone(), accepted.receipt.table.clone());
         all.entry(key).or_default().accepted = Some(accepted);
     }
-    to_batch(all)
+    let (inputs, refreshes) = (lineage::inputs(&definition), all_refreshes(system, &definition).await?);
+    let steps = Lineage { inputs: &inputs, refreshes: &refreshes }.steps();
+    to_batch(&all, &steps)
 }
 
 /// Adds what lies in objects that wait.
-fn add_waiting(
-    all: &mut BTreeMap<(String, String), Known>,
-    waiting: &[Delivered],
-    key: impl Fn(&str) -> (String, String),
-) {
+fn add_waiting(all: &mut All, waiting: &[Delivered], key: impl Fn(&str) -> (String, String)) {
     for story in waiting.iter().flat_map(|delivered| &delivered.ingests) {
-        let known = &mut all.entry(key(&story.ingest_id)).or_default().delivered;
-        known.rows += story.rows;
-        known.frames += story.frames;
-        known.bytes += story.bytes;
-        known.delivered_at_us = known.delivered_at_us.max(story.delivered_at_us);
-        known.accepted_at_us = match known.accepted_at_us {
-            0 => story.accepted_at_us,
-            at => at.min(story.accepted_at_us),
-        };
+        progress::add(&mut all.entry(key(&story.ingest_id)).or_default().delivered, story);
     }
 }
 
-fn to_batch(all: BTreeMap<(String, String), Known>) -> Result<Vec<RecordBatch>> {
+async fn all_refreshes(system: &System, definition: &Definition) -> Result<Refreshes> {
+    let mut all = Refreshes::new();
+    for name in definition.models.keys() {
+        match system.lake.open(Layer::Gold, name).await {
+            Ok(Some(table)) => {
+                all.insert(name.clone(), refreshes(&system.gold.of(name, &table, COMMITS_MAX).await?));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(model = %name, error = error.chain(), "the model can't be read"),
+        }
+    }
+    Ok(all)
+}
+
+/// The refreshes among a model's commits, in their order.
+pub(super) fn refreshes(history: &History<RefreshStory>) -> Vec<Refresh> {
+    let told = history.iter().rev().filter_map(|commit| {
+        let story = commit.story.as_ref()?;
+        Some(Refresh { version: commit.version, read: story.read.clone() })
+    });
+    told.collect()
+}
+
+fn to_batch(all: &All, steps: &Steps) -> Result<Vec<RecordBatch>> {
     let numbers = |value: &dyn Fn(&Known) -> Option<i64>| all.values().map(value).collect::<Vec<_>>();
     let delivered_at = |known: &Known| {
-        let at = known.merged.delivered_at_us.max(known.delivered.delivered_at_us);
+        let at = known.merged.told.delivered_at_us.max(known.delivered.delivered_at_us);
         known.is_delivered().then(|| time(at)).flatten()
+    };
+    let gold = |(table, known): (&str, &Known)| {
+        let versions = steps.firsts(table, known.merged()?.version);
+        serde_json::to_string(&versions).ok()
     };
     let columns = vec![
         Values::Text(all.keys().map(|(id, _)| Some(id.clone())).collect()),
@@ -150,9 +171,10 @@ fn to_batch(all: BTreeMap<(String, String), Known>) -> Result<Vec<RecordBatch>> 
         Values::Number(numbers(&|known| count(known.bytes()))),
         Values::Instant(numbers(&|known| time(known.accepted_at_us()))),
         Values::Instant(numbers(&delivered_at)),
-        Values::Instant(numbers(&|known| known.is_merged().then(|| time(known.merged_at_us)).flatten())),
-        Values::Number(numbers(&|known| known.silver_version.and_then(count))),
-        Values::Number(numbers(&|known| count(known.merged.quarantined))),
+        Values::Instant(numbers(&|known| time(known.merged()?.at_us))),
+        Values::Number(numbers(&|known| count(known.merged()?.version))),
+        Values::Number(numbers(&|known| count(known.merged.told.quarantined))),
+        Values::Text(all.iter().map(|((_, table), known)| gold((table.as_str(), known))).collect()),
     ];
     rows::batch(schema(), columns)
 }

@@ -3,13 +3,18 @@
 //! There is no database behind these tables. Commits carry their own story ([`lakehouse::story`]); what is not
 //! committed yet is told by the [`Backlog`]. So they can't disagree with the data, and survive any crash.
 
+mod delivery;
 mod history;
 mod ingests;
+mod lacks;
+mod lineage;
 mod models;
+mod progress;
 mod quarantine;
 mod queries;
 mod rows;
 mod tables;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +23,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::execution::SessionState;
-use lakehouse::story::IngestStory;
+use lakehouse::story::{IngestStory, MergeStory, RefreshStory};
 use lakehouse::{Clock, Definitions, Error, Lake, Name, Result, delta};
+use tokio::sync::watch;
 
 use crate::engine::{QueryLog, SystemTables};
-use crate::ingest::AcceptedIngests;
+use crate::ingest::{AcceptedIngests, Billing, Traces};
 use history::Histories;
 
 /// Memory of the scans behind these tables, in bytes.
@@ -41,6 +47,11 @@ pub trait Backlog: Send + Sync + 'static {
 
     /// Why the last merge of a table, or the last refresh of a model, failed; nothing for those that did not.
     fn troubles(&self) -> Troubles;
+
+    /// What changes whenever this process has committed to silver or gold.
+    fn commits(&self) -> Vec<watch::Receiver<u64>> {
+        Vec::new()
+    }
 }
 
 /// A bronze object that waits.
@@ -81,9 +92,11 @@ pub struct System {
     lake: Lake,
     clock: Arc<dyn Clock>,
     accepted: Arc<AcceptedIngests>,
+    billing: Arc<Billing>,
     queries: Arc<QueryLog>,
     backlog: Arc<dyn Backlog>,
-    histories: Histories,
+    silver: Histories<MergeStory>,
+    gold: Histories<RefreshStory>,
     session: Arc<SessionState>,
 }
 
@@ -93,12 +106,14 @@ impl System {
         definitions: Arc<Definitions>,
         lake: Lake,
         clock: Arc<dyn Clock>,
-        accepted: Arc<AcceptedIngests>,
+        traces: Traces,
         queries: Arc<QueryLog>,
         backlog: Arc<dyn Backlog>,
     ) -> Self {
         let session = delta::session(SCAN_MEMORY_BYTES, SCAN_SPILL_BYTES_MAX);
-        Self { definitions, lake, clock, accepted, queries, backlog, histories: Histories::default(), session }
+        let Traces { accepted, billing } = traces;
+        let (silver, gold) = (Histories::default(), Histories::default());
+        Self { definitions, lake, clock, accepted, billing, queries, backlog, silver, gold, session }
     }
 }
 
@@ -106,6 +121,7 @@ impl System {
 impl SystemTables for System {
     fn schemas(&self) -> Vec<(String, SchemaRef)> {
         vec![
+            ("delivery".to_owned(), delivery::schema()),
             ("ingests".to_owned(), ingests::schema()),
             ("models".to_owned(), models::schema()),
             ("quarantine".to_owned(), quarantine::schema()),
@@ -116,13 +132,14 @@ impl SystemTables for System {
 
     async fn scan(&self, name: &str) -> Result<Vec<RecordBatch>> {
         match name {
+            "delivery" => delivery::scan(self),
             "ingests" => ingests::scan(self).await,
             "models" => models::scan(self).await,
             "quarantine" => quarantine::scan(self).await,
             "queries" => queries::scan(self),
             "tables" => tables::scan(self).await,
             _ => Err(Error::not_found(format!(
-                "there is no table system.{name}; there are: ingests, models, quarantine, queries, tables"
+                "there is no table system.{name}; there are: delivery, ingests, models, quarantine, queries, tables"
             ))),
         }
     }

@@ -4,12 +4,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use lakehouse::definition::Model;
 use lakehouse::story::RefreshStory;
-use lakehouse::{Layer, Result, delta};
+use lakehouse::{Layer, Result};
 
 use super::System;
 use super::rows::{self, Values, count, instant, number, text};
 
-/// How far back a model's commits are searched for its last refresh.
+/// How far back a model's commits are searched for its last refresh, at least.
 const COMMITS_MAX: usize = 20;
 
 pub(super) fn schema() -> SchemaRef {
@@ -59,11 +59,11 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
             error: troubles.models.get(name).cloned(),
         };
         if let Some(table) = system.lake.open(Layer::Gold, name).await? {
-            let told = delta::history::<RefreshStory>(&table, COMMITS_MAX).await?;
-            if let Some(last) = told.into_iter().find(|told| told.story.is_some()) {
+            let told = system.gold.of(name, &table, COMMITS_MAX).await?;
+            if let Some(last) = told.iter().find(|told| told.story.is_some()) {
                 row.version = Some(last.version);
                 row.at_us = Some(last.at_ms * 1000);
-                row.story = last.story;
+                row.story = last.story.clone();
             }
         }
         all.push(row);

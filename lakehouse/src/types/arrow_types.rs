@@ -87,7 +87,12 @@ fn stored_as(incoming: &DataType, depth: usize) -> Result<SqlType> {
         | DataType::ListView(item)
         | DataType::LargeListView(item) => SqlType::List(Box::new(stored_as(item.data_type(), depth + 1)?)),
         DataType::Struct(fields) => stored_struct(fields, depth)?,
-        DataType::Map(entry, _) => stored_map(entry, depth)?,
+        DataType::Map(entry, false) => stored_map(entry, depth)?,
+        DataType::Map(_, true) => {
+            return Err(Error::invalid(
+                "Arrow type Map with sorted keys has no counterpart in Delta Lake; send it without that mark",
+            ));
+        }
         DataType::Dictionary(_, values) => stored_as(values, depth + 1)?,
         DataType::RunEndEncoded(_, values) => stored_as(values.data_type(), depth + 1)?,
         DataType::Null => {

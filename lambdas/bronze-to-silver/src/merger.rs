@@ -118,6 +118,10 @@ impl Merger {
         let quarantined = self.quarantine(table, contents, &new, &mut stage, now_us).await?;
 
         let mut story = tell(objects, &new, &stage);
+        let merged = frames_of(new.iter());
+        for told in &mut story.ingests {
+            told.merged_to = merged.get(&told.ingest_id).map(|numbers| ledger.merged_to(&told.ingest_id, numbers));
+        }
         story.quarantined = quarantined;
         if stage.target.is_empty() {
             // Not one frame could be read, and nothing else tells the table's columns.
@@ -134,7 +138,7 @@ impl Merger {
         }
         story.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let commit = Commit {
-            transactions: ledger.record(&frames_of(new.iter())),
+            transactions: ledger.record(&merged),
             story: serde_json::to_value(&story)
                 .map_err(|error| Error::internal("a story is no JSON").because(error))?,
             at_us: now_us,
@@ -248,7 +252,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 fn frames_of<'a>(frames: impl Iterator<Item = &'a FoundFrame>) -> Frames {
     let mut by_ingest = Frames::new();
     for found in frames {
-        by_ingest.entry(found.frame.header.ingest_id.clone()).or_default().insert(found.frame.header.frame);
+        let header = &found.frame.header;
+        by_ingest.entry(header.ingest_id.clone()).or_default().insert(header.frame, header.following());
     }
     by_ingest
 }
@@ -278,6 +283,9 @@ fn tell(objects: &[BronzeObject], frames: &[FoundFrame], stage: &Stage) -> Merge
         story.rows += header.rows;
         story.frames += 1;
         story.bytes += found.bytes;
+        if header.is_last {
+            story.total_frames = Some(header.frame + 1);
+        }
         story.accepted_at_us = story.accepted_at_us.min(header.received_at_us);
         story.delivered_at_us = story.delivered_at_us.max(found.delivered_at_us);
         story.quarantined = stage.bad_by_ingest.get(&header.ingest_id).copied().unwrap_or(0);

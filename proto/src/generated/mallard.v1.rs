@@ -8,7 +8,7 @@ pub struct FrameHeader {
     /// The ingest (one DoPut) that brought the rows.
     #[prost(string, tag = "2")]
     pub ingest_id: ::prost::alloc::string::String,
-    /// Number of the frame within its ingest, from 0.
+    /// Number of the frame within its ingest, from 0. Numbers ascend; not each is used (see next_frame).
     #[prost(uint64, tag = "3")]
     pub frame: u64,
     /// Fingerprint of the payload's Arrow schema.
@@ -20,6 +20,12 @@ pub struct FrameHeader {
     /// Number of rows in the payload.
     #[prost(uint64, tag = "6")]
     pub rows: u64,
+    /// Number of the frame that follows within its ingest; 0: the next number.
+    #[prost(uint64, tag = "7")]
+    pub next_frame: u64,
+    /// Whether no frame follows within its ingest.
+    #[prost(bool, tag = "8")]
+    pub is_last: bool,
 }
 /// A client's session options.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -42,6 +48,9 @@ pub struct Session {
     /// The most endpoints of a result.
     #[prost(uint32, optional, tag = "6")]
     pub max_endpoints: ::core::option::Option<u32>,
+    /// Ingests that what is read must contain.
+    #[prost(string, repeated, tag = "7")]
+    pub wait_for: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A ticket: all that a server needs to run a planned query on one snapshot.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -89,7 +89,7 @@ fn subject(options: LocalDeliveryOptions) -> Subject {
     let place = Place::new();
     let (stream, queue) = place.open(options);
     let bronze = move || queue.pending(&table()).iter().map(|object| place.content(object)).collect();
-    Subject { stream: Arc::new(stream), table: table(), bronze: Box::new(bronze) }
+    Subject { stream: Arc::new(stream), table: table(), bronze: Box::new(bronze), faulty: false }
 }
 
 macro_rules! contract {

@@ -12,6 +12,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
+use lakehouse::definition::Column;
 use lakehouse::{Error, Kind, ManualClock, NewTable, Result};
 use proto::Receipt;
 use tokio::net::TcpListener;
@@ -21,9 +22,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tonic_health::server::HealthReporter;
 
+use crate::door::{IngestDoor, IngestOptions, OpenIngest, OpenStream, Rejected};
 use crate::engine::fixture::Fixture;
-use crate::flight::server::serve;
-use crate::flight::{FlightService, IngestDoor, Key, OpenIngest, Parts, Sealer};
+use crate::flight::{FlightService, Key, Parts, Sealer, ServerOptions, server};
 use crate::results::Results;
 
 pub(super) type Client = FlightSqlServiceClient<Channel>;
@@ -66,7 +67,8 @@ impl TestServer {
             // A dropped sender stops the server too.
             let _ = stopped.await;
         };
-        let served = tokio::spawn(serve(listener, service, health.clone(), shutdown, grace));
+        let options = ServerOptions { grace, ..ServerOptions::default() };
+        let served = tokio::spawn(server(listener, service, health.clone(), options, shutdown));
         Self { lakehouse, door, clock, sealer, health, address, stop: Some(stop), served }
     }
 
@@ -124,71 +126,114 @@ impl IngestDoor for FakeDoor {
         Err(Error::new(Kind::Forbidden, format!("table {:?} may not be made", table.name.as_str())))
     }
 
-    async fn begin(&self, table: &str, _schema: SchemaRef, ingest_id: Option<String>) -> Result<Box<dyn OpenIngest>> {
+    async fn columns(&self, _table: &str) -> Result<Vec<Column>> {
+        Ok(Vec::new())
+    }
+
+    async fn begin(&self, table: &str, _schema: SchemaRef, options: IngestOptions) -> Result<Box<dyn OpenIngest>> {
+        Ok(Box::new(self.open(table, options)?))
+    }
+
+    async fn stream(&self, table: &str, _schema: SchemaRef, options: IngestOptions) -> Result<Box<dyn OpenStream>> {
+        Ok(Box::new(self.open(table, options)?))
+    }
+}
+
+impl FakeDoor {
+    fn open(&self, table: &str, options: IngestOptions) -> Result<FakeIngest> {
         if !["events", "full", "shut"].contains(&table) {
             return Err(Error::not_found(format!("there is no table {table:?}")));
         }
-        Ok(Box::new(FakeIngest {
-            table: table.to_owned(),
-            id: ingest_id.unwrap_or_else(|| "made-up".to_owned()),
-            batches: Vec::new(),
+        let ingest_id = options.ingest_id.unwrap_or_else(|| "made-up".to_owned());
+        Ok(FakeIngest {
+            receipt: Receipt { ingest_id, table: table.to_owned(), ..Receipt::default() },
+            told: 0,
             finished: false,
             given_up: Arc::clone(&self.given_up),
-        }))
+        })
     }
 }
 
 struct FakeIngest {
-    table: String,
-    id: String,
-    batches: Vec<RecordBatch>,
+    receipt: Receipt,
+    /// Of the batches that are kept, how many a stream was told of.
+    told: u64,
     finished: bool,
     given_up: Arc<Mutex<HashSet<String>>>,
 }
 
 impl FakeIngest {
-    fn rows(&self) -> u64 {
-        self.batches.iter().map(|batch| batch.num_rows() as u64).sum()
+    fn keep(&mut self, batch: &RecordBatch) -> Result<Rejected> {
+        match self.receipt.table.as_str() {
+            "full" if self.receipt.frames > 0 => Err(Error::exhausted("no room")),
+            "shut" => Err(Error::unavailable("the stream is shut")),
+            _ => {
+                self.receipt.frames += 1;
+                self.receipt.rows += batch.num_rows() as u64;
+                Ok(Rejected::default())
+            }
+        }
     }
 }
 
 #[async_trait]
 impl OpenIngest for FakeIngest {
     fn ingest_id(&self) -> &str {
-        &self.id
+        &self.receipt.ingest_id
     }
 
-    async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        match self.table.as_str() {
-            "full" if !self.batches.is_empty() => Err(Error::exhausted("no room")),
-            "shut" => Err(Error::unavailable("the stream is shut")),
-            _ => {
-                self.batches.push(batch);
-                Ok(())
-            }
-        }
+    fn check(&self, _batch: &RecordBatch) -> Result<Rejected> {
+        Ok(Rejected::default())
+    }
+
+    async fn push(&mut self, batch: RecordBatch) -> Result<Rejected> {
+        self.keep(&batch)
     }
 
     async fn finish(&mut self) -> Result<Receipt> {
         self.finished = true;
-        Ok(Receipt {
-            ingest_id: self.id.clone(),
-            table: self.table.clone(),
-            rows: self.rows(),
-            frames: self.batches.len() as u64,
-            bytes: 0,
-        })
+        Ok(self.receipt.clone())
     }
 
     fn accepted_rows(&self) -> u64 {
-        self.rows()
+        self.receipt.rows
+    }
+}
+
+#[async_trait]
+impl OpenStream for FakeIngest {
+    fn ingest_id(&self) -> &str {
+        &self.receipt.ingest_id
+    }
+
+    async fn push(&mut self, _offset: u64, batch: RecordBatch) -> Result<Rejected> {
+        self.keep(&batch)
+    }
+
+    async fn kept(&mut self) -> Result<u64> {
+        if self.told == self.receipt.frames {
+            return std::future::pending().await;
+        }
+        self.told = self.receipt.frames;
+        Ok(self.told - 1)
+    }
+
+    async fn flush(&mut self) -> Result<Option<u64>> {
+        self.finished = true;
+        let untold = self.told < self.receipt.frames;
+        self.told = self.receipt.frames;
+        Ok(untold.then(|| self.told - 1))
+    }
+
+    fn receipt(&self) -> &Receipt {
+        &self.receipt
     }
 }
 
 impl Drop for FakeIngest {
     fn drop(&mut self) {
         if !self.finished {
-            self.given_up.lock().unwrap().insert(self.id.clone());
+            self.given_up.lock().unwrap().insert(self.receipt.ingest_id.clone());
         }
     }
 }

@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::Shared;
 use crate::config::Listen;
-use crate::run::{LocalServer, announce, load, say, stop_signal};
+use crate::run::{LocalServer, load, say, stop_signal};
 use progress::Progress;
 use send::{Sender, Sent};
 
@@ -53,7 +53,7 @@ pub async fn run(options: DemoOptions) -> Result<()> {
     let server = LocalServer::start(definition.clone(), &options.data, &options.listen).await?;
     let address = server.address();
     let mut asked_to_stop = std::pin::pin!(stop_signal()?);
-    announce(&address);
+    server.announce();
     let shared = server.local().shared();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async {

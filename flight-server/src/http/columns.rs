@@ -1,0 +1,125 @@
+//! The columns of a body: those that the table has, and new ones, whose type all their values decide together.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringBuilder};
+use arrow::error::ArrowError;
+use lakehouse::SqlType;
+
+use super::json::{Node, Value, whole};
+use super::numbers::is_whole;
+use super::values::{Cells, Values};
+
+/// The whole numbers that a double holds without rounding are up to 2^53 (IEEE 754, 53 bits of significand).
+const EXACT_IN_DOUBLE_MAX: i64 = 1 << 53;
+
+/// A column that the table has.
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) nullable: bool,
+    pub(super) values: Values,
+    /// How many rows it has a value for.
+    pub(super) length: usize,
+}
+
+/// A column that the table doesn't have: its values, and the rows that they are in.
+pub(super) struct New<'a> {
+    pub(super) name: String,
+    pub(super) cells: Vec<(usize, &'a str)>,
+}
+
+impl Known {
+    /// NULLs up to row `length`.
+    pub(super) fn pad(&mut self, length: usize, cells: &mut Cells) -> Result<(), String> {
+        while self.length < length {
+            self.values.append(None, cells)?;
+            self.length += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, length: usize, cells: &mut Cells) -> Result<(String, ArrayRef), ArrowError> {
+        // Fails only when `cells` are over, which the caller sees.
+        self.pad(length, cells).map_err(ArrowError::ComputeError)?;
+        Ok((self.name, self.values.finish()?))
+    }
+}
+
+/// What the values of a new column have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Common {
+    Bool,
+    /// Whole numbers that a double holds.
+    Whole,
+    /// Whole numbers of 64 bits.
+    Long,
+    Fraction,
+    /// Text, or JSON as text.
+    Text,
+}
+
+impl Common {
+    fn of(node: &Node<'_>) -> Self {
+        match &node.value {
+            Value::Bool(_) => Self::Bool,
+            Value::Number if is_whole(node.text) => match node.text.parse::<i64>() {
+                Ok(number) if (-EXACT_IN_DOUBLE_MAX..=EXACT_IN_DOUBLE_MAX).contains(&number) => Self::Whole,
+                Ok(_) => Self::Long,
+                Err(_) => Self::Text,
+            },
+            Value::Number if node.text.parse::<f64>().is_ok_and(f64::is_finite) => Self::Fraction,
+            _ => Self::Text,
+        }
+    }
+
+    /// What holds both without loss.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Self::Whole, Self::Long) | (Self::Long, Self::Whole) => Self::Long,
+            (Self::Whole, Self::Fraction) | (Self::Fraction, Self::Whole) => Self::Fraction,
+            _ => Self::Text,
+        }
+    }
+
+    fn data_type(self) -> SqlType {
+        match self {
+            Self::Bool => SqlType::Boolean,
+            Self::Whole | Self::Long => SqlType::BigInt,
+            Self::Fraction => SqlType::Double,
+            Self::Text => SqlType::Varchar,
+        }
+    }
+}
+
+impl New<'_> {
+    pub(super) fn finish(&self, length: usize, cells: &mut Cells) -> Result<(String, ArrayRef), ArrowError> {
+        // They were read once, so they can be read.
+        let nodes = || self.cells.iter().filter_map(|(row, text)| Some((*row, whole(text).ok()?)));
+        let common = nodes().map(|(_, node)| Common::of(&node)).reduce(Common::and).unwrap_or(Common::Text);
+        let values = if common == Common::Text {
+            let mut values = StringBuilder::new();
+            let mut filled = 0;
+            for (row, node) in nodes() {
+                (filled..row).take_while(|_| cells.take()).for_each(|_| values.append_null());
+                match &node.value {
+                    Value::Text(text) => values.append_value(text),
+                    _ => values.append_value(node.text),
+                }
+                filled = row + 1;
+            }
+            (filled..length).take_while(|_| cells.take()).for_each(|_| values.append_null());
+            Arc::new(values.finish()) as ArrayRef
+        } else {
+            let values = Values::new(&common.data_type());
+            let mut column = Known { name: String::new(), nullable: true, values, length: 0 };
+            for (row, node) in nodes() {
+                column.pad(row, cells).map_err(ArrowError::ComputeError)?;
+                column.length += 1;
+                column.values.append(Some(&node), cells).map_err(ArrowError::ComputeError)?;
+            }
+            column.finish(length, cells)?.1
+        };
+        Ok((self.name.clone(), values))
+    }
+}

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: fuzz::prepare(), |data: &[u8]| fuzz::run(fuzz::targets::schema, data));
