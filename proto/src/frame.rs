@@ -143,6 +143,14 @@ impl Frame {
         layout::PRELUDE_BYTES + self.header.encoded_len() + self.payload.len() + layout::CHECKSUM_BYTES
     }
 
+    /// Bytes that the buffers of its rows take when decompressed.
+    ///
+    /// # Errors
+    /// As [`decode_batches`](Self::decode_batches), so far as that is seen without decoding.
+    pub fn decoded_bytes(&self) -> Result<u64, FrameError> {
+        preflight::check(&self.payload)
+    }
+
     /// The frame as it lies in bronze.
     ///
     /// # Errors

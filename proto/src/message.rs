@@ -100,6 +100,11 @@ impl Budget {
         Self { rows: 0, rows_max, bytes: 0, bytes_max }
     }
 
+    /// The bytes that were taken so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn take_rows(&mut self, rows: u64) -> Result<(), MessageError> {
         self.rows = self.rows.saturating_add(rows);
         if self.rows > self.rows_max {

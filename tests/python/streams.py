@@ -37,7 +37,7 @@ class Put:
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None:
+        if kind is None and self.writer is not None:
             self.finish()
         self.client.close()
 

@@ -235,7 +235,7 @@ def test_with_partial_the_good_rows_are_taken(lab):
 
 
 def test_a_null_key_is_told_by_its_row(lab):
-    told = error(lab.post("things", [{"id": 1}, {"id": None, "seq": 1}, {"seq": 1}]), 400)
+    told = error(lab.post("things", [{"id": 1, "seq": 1}, {"id": None, "seq": 1}, {"seq": 1}]), 400)
     assert [row["row"] for row in told["rows"]] == [2, 3]
     assert "id" in json.dumps(told["rows"])
 

@@ -136,10 +136,12 @@ def test_a_statement_that_writes_waits_for_what_it_reads(lab, own):
     lab.send("readings", readings({"id": own.id(1), "value": 1.0}), ingest_id=ingest)
     headers = {"mallard-wait-for": ingest}
     with closing(lab.connect(headers)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"UPDATE silver.readings SET value = 2.0 WHERE id = {own.id(1)}")
-        assert cursor.fetchall() == [(1,)]
-    insert = f"INSERT INTO silver.readings (id, seq, value) VALUES ({own.id(2)}, 1, 3.0)"
-    assert read(lab, insert, "nobody-sent-this", timeout="5s") == [(1,)]
+        cursor.executemany(f"UPDATE silver.readings SET value = 2.0 WHERE id = {own.id(1)}", None)
+        assert cursor.rowcount == 1
+    headers = {"mallard-wait-for": "nobody-sent-this", "mallard-timeout": "5s"}
+    with closing(lab.connect(headers)) as connection, connection.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO silver.readings (id, seq, value) VALUES ({own.id(2)}, 1, 3.0)", None)
+        assert cursor.rowcount == 1
 
 
 @pytest.mark.feature("session options", "prepared statements", "bound parameters")

@@ -153,13 +153,23 @@ impl Engine {
         self.source.definitions.now()
     }
 
-    /// Tells what a statement gives and takes, without values for its parameters.
+    /// Tells what a statement gives and takes, without values for its parameters. Ingests that the session names are
+    /// waited for only if it can't be told without them: they may bring the first columns of a table.
     ///
     /// # Errors
     /// As [`Engine::plan`].
     pub async fn describe(&self, request: Request) -> Result<Description> {
-        // Nothing is waited for, but what can't be waited for is told now.
-        request.awaited()?;
+        let awaited = request.awaited()?;
+        match self.describe_now(request.clone()).await {
+            Err(error) if error.kind() == Kind::NotFound && !awaited.is_empty() => {
+                self.wait_for_ingests(&request).await?;
+                self.describe_now(request).await
+            }
+            described => described,
+        }
+    }
+
+    async fn describe_now(&self, request: Request) -> Result<Description> {
         let planner = self.planner(&request);
         let asked = request.clone();
         match self.workers.run(async move { planner.describe(&asked).await }).await {

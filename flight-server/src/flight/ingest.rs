@@ -265,7 +265,7 @@ fn is_true(what: &str, text: &str) -> Result<bool, Status> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(status(Error::invalid(format!("{what} is {text:?}; say true or false")))),
+        _ => Err(status(Error::invalid(format!("{what} is {text:?}; choose true or false")))),
     }
 }
 

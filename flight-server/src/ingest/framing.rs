@@ -17,6 +17,10 @@ pub(super) const FRAME_BYTES_AIM: usize = 80 << 10;
 /// Bytes in memory of the rows of a first frame, from which the next ones are judged.
 const FIRST_BYTES: usize = 128 << 10;
 
+/// Bytes in memory that the rows of a frame may have on average, however well they compress: whoever merges them holds
+/// them decoded.
+const FRAME_MEMORY_BYTES_MAX: usize = 2 << 20;
+
 /// The most rows of a frame.
 const FRAME_ROWS_MAX: usize = 64 << 10;
 
@@ -37,14 +41,15 @@ pub(super) fn frames(
     let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
     let bytes: usize = rows.iter().map(batch_bytes).sum();
     let mut frames = Vec::new();
+    let most = rows_in(FRAME_MEMORY_BYTES_MAX, bytes, total);
     let (mut at, mut count) = (0, rows_in(FIRST_BYTES, bytes, total));
     while at < total {
         // No frame of a few last rows.
         let rest = total - at;
-        let taken = if rest <= count + count / 4 { rest.min(FRAME_ROWS_MAX) } else { count };
+        let taken = if rest <= count + count / 4 { rest.min(most) } else { count };
         match Frame::from_batches(origin.clone(), schema, &slice(&rows, at, taken), compression) {
             Ok(frame) => {
-                count = rows_in(FRAME_BYTES_AIM, frame.encoded_len(), taken);
+                count = rows_in(FRAME_BYTES_AIM, frame.encoded_len(), taken).min(most);
                 at += taken;
                 frames.push(frame);
             }

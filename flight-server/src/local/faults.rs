@@ -181,7 +181,7 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream =
             Faulty { rng: Mutex::new(Rng::with_seed(self.rng.u64(..))), landed: Arc::clone(&self.landed), fault_share };
-        let dies_after = self.rng.usize(0..400);
+        let (dies_after, then) = (self.rng.usize(0..400), Duration::from_millis(self.rng.u64(0..4)));
         let linger = Duration::from_millis(u64::from(self.rng.u8(0..8) == 0));
         let (definitions, lake, producers) = (Arc::clone(&self.definitions), self.lake.clone(), &mut self.producers);
         runtime.block_on(async move {
@@ -196,7 +196,8 @@ impl Run {
             tokio::select! {
                 biased;
                 _ = futures::future::join_all(sending) => {}
-                () = turns(dies_after) => {}
+                // Large batches are framed on other threads, which takes time and not turns.
+                () = async { turns(dies_after).await; tokio::time::sleep(then).await } => {}
             }
         });
         // What still runs dies here, wherever it waits.

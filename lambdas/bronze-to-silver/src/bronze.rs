@@ -42,6 +42,27 @@ pub(crate) struct Contents {
     pub(crate) damaged: Vec<Damaged>,
 }
 
+impl Contents {
+    /// The same in parts, in order: each has one frame, or several that take at most `bytes_max` when decoded.
+    pub(crate) fn parts(self, bytes_max: u64) -> Vec<Self> {
+        let mut parts = vec![Self { frames: Vec::new(), damaged: self.damaged }];
+        let mut bytes = 0_u64;
+        for found in self.frames {
+            // What can't be decoded takes no room.
+            let its = found.frame.decoded_bytes().unwrap_or(0);
+            bytes = bytes.saturating_add(its);
+            match parts.last_mut() {
+                Some(part) if bytes <= bytes_max || part.frames.is_empty() => part.frames.push(found),
+                _ => {
+                    bytes = its;
+                    parts.push(Self { frames: vec![found], damaged: Vec::new() });
+                }
+            }
+        }
+        parts
+    }
+}
+
 /// Reads an object. One that does not exist (any more) is `None`: it was expired, and can't be merged.
 pub(crate) async fn read(store: &dyn ObjectStore, object: &BronzeObject) -> Result<Option<Bytes>> {
     match store.get(&Path::from(object.key.as_str())).await {

@@ -33,6 +33,14 @@ pub struct Settings {
     pub delta_spill_bytes_max: u64,
 }
 
+impl Settings {
+    /// The bytes of decoded rows that are merged in one commit, if there are several frames: DuckDB holds them some
+    /// five times over between loading and change.
+    fn part_bytes_max(&self) -> u64 {
+        self.duck.memory_bytes / 8
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { duck: duck::Settings::default(), delta_memory_bytes: 384 << 20, delta_spill_bytes_max: 8 << 30 }
@@ -42,10 +50,28 @@ impl Default for Settings {
 /// What a merge did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The version that it committed; `None` if there was nothing new.
+    /// The newest version that it committed; `None` if there was nothing new.
     pub version: Option<u64>,
     /// What it merged.
     pub story: MergeStory,
+}
+
+impl Outcome {
+    /// Adds what a later commit did.
+    fn add(&mut self, later: Self) {
+        let (story, its) = (&mut self.story, later.story);
+        self.version = later.version.or(self.version);
+        story.ingests.extend(its.ingests);
+        story.objects = its.objects;
+        story.rows_in += its.rows_in;
+        story.changes += its.changes;
+        story.deletes += its.deletes;
+        story.quarantined += its.quarantined;
+        story.duration_ms += its.duration_ms;
+        for (rule, rows) in its.warned {
+            *story.warned.entry(rule).or_default() += rows;
+        }
+    }
 }
 
 /// Merges bronze objects into the tables of a definition.
@@ -64,8 +90,9 @@ impl Merger {
         Self { definitions, lake, clock, settings, session }
     }
 
-    /// Merges the objects of one table, all in one commit. Objects, frames and rows that were merged before change
-    /// nothing, so it can be called again after any failure.
+    /// Merges the objects of one table, in one commit, or in several if their rows are more than the memory of one is
+    /// made for. Objects, frames and rows that were merged before change nothing, so it can be called again after any
+    /// failure.
     ///
     /// # Errors
     /// `NotFound` for an unknown table; `Invalid` if the definition stops the rows (`on_fail = "fail"`, SQL that does
@@ -73,9 +100,17 @@ impl Merger {
     pub async fn merge(&self, table: &Name, objects: &[BronzeObject]) -> Result<Outcome> {
         let table = Arc::clone(self.definitions.now().table(table.as_str())?);
         let contents = self.read(&table, objects).await?;
+        let mut outcome = Outcome::default();
+        for part in contents.parts(self.settings.part_bytes_max()) {
+            outcome.add(self.merge_part(&table, objects, &part).await?);
+        }
+        Ok(outcome)
+    }
+
+    async fn merge_part(&self, table: &Arc<Table>, objects: &[BronzeObject], part: &Contents) -> Result<Outcome> {
         let mut attempt = 1;
         loop {
-            match self.merge_contents(&table, objects, &contents).await {
+            match self.merge_contents(table, objects, part).await {
                 Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS_MAX => {
                     warn!(table = %table.name, attempt, error = error.chain(), "lost a commit race; deciding anew");
                     attempt += 1;

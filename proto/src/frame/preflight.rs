@@ -7,14 +7,18 @@ use crate::message::{self, Budget, MessageError};
 // https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
-/// Refuses a payload that is no whole stream, or declares more than a frame may.
-pub(super) fn check(payload: &[u8]) -> Result<(), FrameError> {
+/// Refuses a payload that is no whole stream, or declares more than a frame may. Gives the bytes that it declares.
+pub(super) fn check(payload: &[u8]) -> Result<u64, FrameError> {
     let mut budget = Budget::new(FRAME_ROWS_MAX, FRAME_DECODED_BYTES_MAX as u64);
     let mut rest = payload;
     loop {
         let metadata_len = take_metadata_len(&mut rest)?;
         if metadata_len == 0 {
-            return if rest.is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes follow its end mark")) };
+            return if rest.is_empty() {
+                Ok(budget.bytes())
+            } else {
+                Err(FrameError::Malformed("bytes follow its end mark"))
+            };
         }
         let metadata = take(&mut rest, i64::from(metadata_len))?;
         let message = message::parse(metadata)?;

@@ -189,10 +189,11 @@ async fn other_puts_are_refused_with_the_way_in() {
     let update = CommandStatementUpdate { query: "DELETE FROM x".to_owned(), transaction_id: None };
     let status = put(&mut client, messages(&update, vec![]).await, None).await.map(|_| ()).unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
-    let path = FlightData::new().with_descriptor(FlightDescriptor::new_path(vec!["events".to_owned()]));
+    let path = FlightDescriptor::new_path(vec!["gold".to_owned(), "events".to_owned()]);
+    let path = FlightData::new().with_descriptor(path);
     let status = put(&mut client, vec![path], None).await.map(|_| ()).unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("CommandStatementIngest"));
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("names no silver table"));
     let status = put(&mut client, vec![FlightData::new()], None).await.map(|_| ()).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(status.message(), "the first message of a DoPut has no descriptor");
@@ -291,4 +292,51 @@ async fn an_ingest_whose_client_goes_away_is_given_up() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the ingest is still open");
+}
+
+/// Sends numbered batches to a path; the offsets that were told, and the error behind them if there is one.
+async fn stream_of(client: &mut Client, table: &str, offsets: &[&str]) -> (Vec<i64>, Option<Status>) {
+    let batches = offsets.iter().map(|_| rows(0..10)).collect();
+    let mut sent = messages(&append_to(table), batches).await;
+    sent[0].flight_descriptor = Some(FlightDescriptor::new_path(vec![table.to_owned()]));
+    for (message, offset) in sent[1..].iter_mut().zip(offsets) {
+        message.app_metadata = offset.to_string().into();
+    }
+    let mut results = match put(client, sent, None).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return (Vec::new(), Some(status)),
+    };
+    let mut told = Vec::new();
+    loop {
+        match results.message().await {
+            Ok(Some(result)) => {
+                let result: serde_json::Value = serde_json::from_slice(&result.app_metadata).unwrap();
+                told.push(result["offset"].as_i64().unwrap());
+            }
+            Ok(None) => return (told, None),
+            Err(status) => return (told, Some(status)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_told_that_it_is_ready_and_then_how_far_it_is_kept() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let (told, error) = stream_of(&mut client, "events", &["0", "1", "{\"offset\": 2}"]).await;
+    assert_eq!((told.first(), told.last(), error.map(|status| status.code())), (Some(&-1), Some(&2), None));
+}
+
+#[tokio::test]
+async fn what_was_kept_before_an_error_is_told_before_it() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let (told, error) = stream_of(&mut client, "full", &["0", "1"]).await;
+    assert_eq!((told.last(), error.unwrap().code()), (Some(&0), Code::ResourceExhausted));
+    let (told, error) = stream_of(&mut client, "events", &["0", "one"]).await;
+    let error = error.unwrap();
+    assert_eq!((told.last(), error.code()), (Some(&0), Code::InvalidArgument));
+    assert!(error.message().contains("whole number"), "{error:?}");
+    let (told, error) = stream_of(&mut client, "shut", &["0"]).await;
+    assert_eq!((told.as_slice(), error.unwrap().code()), (&[-1_i64][..], Code::Unavailable));
 }

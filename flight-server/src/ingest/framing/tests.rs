@@ -75,6 +75,13 @@ fn frames_of_many_rows_have_nearly_the_size_aimed_at() {
 }
 
 #[test]
+fn rows_that_compress_to_nothing_are_still_held_in_memory_by_whoever_reads_them() {
+    let frames = frame(&[batch(0, &vec!["x".repeat(10_000); 2_000])]).unwrap();
+    assert!(frames.iter().all(|frame| frame.decoded_bytes().unwrap() < 3 << 20));
+    assert_eq!(numbers(&frames), (0..2_000).collect::<Vec<_>>());
+}
+
+#[test]
 fn rows_that_come_one_by_one_share_a_batch() {
     let batches: Vec<_> = (0..1_000).map(|n| batch(n, &["x".to_owned()])).collect();
     let frames = frame(&batches).unwrap();

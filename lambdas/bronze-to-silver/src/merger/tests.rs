@@ -43,12 +43,16 @@ type Event = (Option<i64>, Option<i64>, Option<&'static str>, &'static str);
 
 impl Lab {
     fn new(toml: &str) -> Self {
+        Self::with_settings(toml, Settings::default())
+    }
+
+    fn with_settings(toml: &str, settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("lakehouse.toml"), toml).unwrap();
         let definition = Arc::new(Definition::load(folder.path()).unwrap());
         let lake = Lake::in_folder(&folder.path().join("data")).unwrap();
         let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
-        let merger = Merger::new(Definitions::fixed(definition), lake.clone(), clock, Settings::default());
+        let merger = Merger::new(Definitions::fixed(definition), lake.clone(), clock, settings);
         Self { folder, merger, lake, objects: 0 }
     }
 
@@ -490,4 +494,27 @@ proptest! {
 /// A slice by default; `make test-deep` asks for more by `PROPTEST_CASES`.
 fn case_count() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12)
+}
+
+#[tokio::test]
+async fn rows_beyond_the_memory_of_one_merge_are_merged_in_parts() {
+    let duck = duck::Settings { memory_bytes: 96 << 20, ..duck::Settings::default() };
+    let mut lab = Lab::with_settings("name = \"lab\"\n[tables.t]\n", Settings { duck, ..Settings::default() });
+    let large = |number: u64| {
+        let ids = Int64Array::from_iter_values((0..500).map(|row| i64::try_from(number).unwrap() * 500 + row));
+        let texts = StringArray::from_iter_values((0..500).map(|_| "x".repeat(10_000)));
+        frame_of("i", number, vec![("id", Arc::new(ids)), ("v", Arc::new(texts))])
+    };
+    let objects = [lab.object(&[large(0), large(1), large(2)]), lab.object(&[large(3), large(4)])];
+    let outcome = lab.merge(&objects).await.unwrap();
+    assert_eq!((outcome.story.rows_in, outcome.story.ingests.iter().map(|it| it.frames).sum::<u64>()), (2_500, 5));
+    assert!(outcome.version > Some(1), "{:?}: 25 MB of rows in parts of 12", outcome.version);
+    let again = lab.merge(&objects).await.unwrap();
+    assert_eq!(again.version, None);
+    let mut ids: Vec<i64> = Vec::new();
+    for batch in lab.rows(Layer::Silver).await {
+        ids.extend(batch.column_by_name("id").unwrap().as_primitive::<Int64Type>().values());
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..2_500).collect::<Vec<_>>());
 }
