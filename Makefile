@@ -36,8 +36,8 @@ bench: ## size and speed of the frame compressions
 bench-ingest: build ## ingest into a fake Firehose, beside FastAPI and boto3 (ARGS="--seconds 5" shortens it)
 	@scripts/bench-ingest $(ARGS)
 
-fuzz: ## what is decoded from the network, some seconds each (SECONDS=600 for longer)
-	@scripts/fuzz $${SECONDS:-20}
+fuzz: ## frames, Flight messages and handles, some seconds each (FUZZ_SECONDS=600 for longer)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),20)
 
 clean-demo: ## remove the demo's data
 	rm -rf mallard-demo

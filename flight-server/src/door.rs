@@ -11,8 +11,9 @@ use lakehouse::definition::Column;
 use lakehouse::{NewTable, Result};
 use proto::Receipt;
 
-/// How many bad rows of a batch are told one by one; the rest is counted.
-pub const BAD_ROWS_TOLD_MAX: usize = 100;
+/// How many bad rows of a batch are told one by one; the rest is counted. A batch with more is not taken in part: a row
+/// that is left out is named.
+pub const BAD_ROWS_TOLD_MAX: usize = 1_000;
 
 /// What a client says about its rows, beside the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,15 @@ pub struct IngestOptions {
     pub ingest_id: Option<String>,
     /// Whether the good rows of a batch are taken when others are bad. By default none is.
     pub is_partial: bool,
+}
+
+/// A column of a silver table, as rows for it are to have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoorColumn {
+    /// Its name and type. If it is not nullable, no row is taken without a value for it.
+    pub column: Column,
+    /// Whether the definition declares it; if not, it has the type that rows made it.
+    pub is_declared: bool,
 }
 
 /// A row that can't be taken.
@@ -65,7 +75,7 @@ pub trait IngestDoor: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound` if there is no such table, `Unavailable` if the lake can't be read.
-    async fn columns(&self, table: &str) -> Result<Vec<Column>>;
+    async fn columns(&self, table: &str) -> Result<Vec<DoorColumn>>;
 
     /// Whether it takes rows at all.
     fn is_open(&self) -> bool;
@@ -109,6 +119,9 @@ pub trait OpenIngest: Send {
     /// As [`OpenIngest::push`].
     async fn finish(&mut self) -> Result<Receipt>;
 
+    /// Waits for what is under way, as far as that can still be kept, and takes no more. Gives the rows that are kept.
+    async fn give_up(&mut self) -> u64;
+
     /// Rows that are kept so far, whatever becomes of the rest.
     fn accepted_rows(&self) -> u64;
 }
@@ -134,11 +147,14 @@ pub trait OpenStream: Send {
     /// As [`OpenStream::push`]; the stream is then of no more use.
     async fn kept(&mut self) -> Result<u64>;
 
-    /// Waits until all that was pushed is kept; gives the highest number that was not told before.
+    /// Waits until all that was pushed is kept, or something is not. May be dropped.
     ///
     /// # Errors
     /// As [`OpenStream::kept`].
-    async fn flush(&mut self) -> Result<Option<u64>>;
+    async fn flush(&mut self) -> Result<()>;
+
+    /// The highest number up to which all batches are kept by now, if it was not told before.
+    fn take_kept(&mut self) -> Option<u64>;
 
     /// What is kept of this stream.
     fn receipt(&self) -> &Receipt;

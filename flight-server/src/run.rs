@@ -25,6 +25,11 @@ use crate::system::{Backlog, NoBacklog, System};
 /// What queries may spill, in bytes.
 const QUERY_SPILL_BYTES_MAX: u64 = 16 << 30;
 
+/// How long a stop waits at most for calls to Firehose, behind the time that calls of clients are given: together less
+/// than the 30 s after which ECS kills a task
+/// (<https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_ContainerDefinition.html>).
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// How often results that nobody can fetch any more are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -324,7 +329,11 @@ async fn serve(definition: &Path, lake: &str, firehose: &FirehoseFlags, listen: 
     };
     let stream: Option<Arc<dyn DeliveryStream>> = match &firehose.stream {
         Some(template) => {
-            let streams = StreamNames::parse(template, firehose.streams_per_table)?;
+            let wrong = |error: Error| Error::invalid("--firehose-stream names no delivery streams").because(error);
+            let streams = StreamNames::parse(template, firehose.streams_per_table).map_err(wrong)?;
+            for table in definition.tables.keys() {
+                streams.of(table).map_err(wrong)?;
+            }
             Some(Arc::new(Firehose::connect(FirehoseOptions::new(streams)).await?))
         }
         None => None,
@@ -345,7 +354,14 @@ async fn serve(definition: &Path, lake: &str, firehose: &FirehoseFlags, listen: 
     listeners.announce();
     let served = listeners.serve(services, stop).await;
     let closed = match stream {
-        Some(stream) => stream.close().await,
+        // Nobody waits for what is still under way: it was not acknowledged, and comes again.
+        Some(stream) => match tokio::time::timeout(CLOSE_WAIT_MAX, stream.close()).await {
+            Ok(closed) => closed,
+            Err(_) => {
+                tracing::warn!("some calls to Firehose did not end; their rows were not acknowledged");
+                Ok(())
+            }
+        },
         None => Ok(()),
     };
     served.and(closed)

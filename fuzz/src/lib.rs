@@ -1,4 +1,4 @@
-//! Fuzz targets for all that is decoded from the network or from bronze. `scripts/fuzz` builds and runs them.
+//! Fuzz targets for frames, Arrow messages and handles, as they come from the network and from bronze. `scripts/fuzz` builds and runs them.
 
 pub mod targets;
 

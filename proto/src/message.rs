@@ -27,9 +27,11 @@ pub use schema::{FIELDS_MAX, NESTING_MAX, TEXT_BYTES_MAX};
 /// Most bytes of a message's header: room for thousands of columns, each with its metadata.
 pub const HEADER_BYTES_MAX: usize = 8 << 20;
 
-/// Most bytes that the buffers of one message may take when decompressed; also of all dictionaries that a stream holds
-/// at a time.
+/// Most bytes that the buffers of one message may take when decompressed.
 pub const DECODED_BYTES_MAX: u64 = 256 << 20;
+
+/// Most bytes that the dictionaries of a stream may take when decompressed, all together: they stay until it ends.
+pub const DICTIONARIES_BYTES_MAX: u64 = 32 << 20;
 
 /// Most rows of one message. Rows of columns without buffers cost no bytes, so bytes alone do not bound them: one row
 /// per 16 decoded bytes at most.
@@ -142,8 +144,8 @@ impl Messages {
         if let Checked::Dictionary { id, bytes } = checked {
             self.dictionaries.insert(id, bytes);
             let held = self.dictionaries.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-            if held > DECODED_BYTES_MAX {
-                return Err(budget.too_large(held));
+            if held > DICTIONARIES_BYTES_MAX {
+                return Err(MessageError::TooLarge { bytes: held, most: DICTIONARIES_BYTES_MAX });
             }
         }
         Ok(checked)

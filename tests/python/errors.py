@@ -16,6 +16,7 @@ INVALID = adbc_driver_manager.AdbcStatusCode.INVALID_ARGUMENT
 NOT_IMPLEMENTED = adbc_driver_manager.AdbcStatusCode.NOT_IMPLEMENTED
 ALREADY_EXISTS = adbc_driver_manager.AdbcStatusCode.ALREADY_EXISTS
 UNAUTHORIZED = adbc_driver_manager.AdbcStatusCode.UNAUTHORIZED
+UNAVAILABLE = adbc_driver_manager.AdbcStatusCode.IO
 NOT_FOUND = adbc_driver_manager.AdbcStatusCode.NOT_FOUND
 
 

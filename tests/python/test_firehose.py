@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from errors import NOT_FOUND, refused
+from errors import UNAVAILABLE, refused
 from frames import read_frames
 from lab import LOGS, READINGS, logs, readings, write_definition
 from mallard import Server, binary, wait_for
@@ -195,7 +195,7 @@ def test_many_rows_are_packed_into_full_records(aws, server):
     noise = random.Random(4)
     count = 30_000
     sent = pa.table({"line": range(count), "text": [noise.randbytes(300).hex() for _ in range(count)]}, LOGS)
-    assert server.send("logs", sent, ingest_id="packed") == count
+    assert server.send("logs", sent.to_reader(max_chunksize=10_000), ingest_id="packed") == count
     assert aws.rows("logs", "packed").select(LOGS.names).equals(sent)
     packed = [len(record) for record in aws.objects("logs") if read_frames(record)[0].ingest_id == "packed"]
     full = [size for size in packed if size > FULL_RECORD_BYTES]
@@ -238,11 +238,11 @@ def test_a_bad_row_reaches_no_stream(aws, server):
 
 
 def test_a_stream_that_is_not_there_is_named_with_the_cure(aws, server):
-    with refused("mallard-notes", "--firehose-stream", status=NOT_FOUND):
+    with refused("mallard-notes", "--firehose-stream", status=UNAVAILABLE):
         server.send("notes", pa.table({"topic": ["duck"]}))
     with Put(server, "notes", pa.schema([("topic", pa.string())])) as put:
         put.send(pa.table({"topic": ["duck"]}), 0)
-        refused_by(put.refusal(), pa.ArrowKeyError, "mallard-notes", "--firehose-stream")
+        refused_by(put.refusal(), flight.FlightUnavailableError, "mallard-notes", "--firehose-stream")
         assert put.last() == -1
         put.lose()
     assert server.send("logs", logs("others go on"), ingest_id="others") == 1
@@ -251,7 +251,7 @@ def test_a_stream_that_is_not_there_is_named_with_the_cure(aws, server):
 
 def test_another_region_has_other_streams(aws, start):
     elsewhere = start(AWS_REGION="eu-central-1")
-    with refused("mallard-logs", "eu-central-1", status=NOT_FOUND):
+    with refused("mallard-logs", "eu-central-1", status=UNAVAILABLE):
         elsewhere.send("logs", logs("elsewhere"))
 
 

@@ -240,11 +240,11 @@ def test_a_buffer_that_claims_less_than_it_holds(hostile):
 
 def bomb(mebibytes):
     """Readings whose keys are so many zero bytes, the last of them NULL, so that none may be kept."""
-    count = mebibytes << 17
+    count = mebibytes << 16
     keys = pa.Array.from_buffers(
         pa.int64(), count, [pa.py_buffer(b"\xff" * (count // 8 - 1) + b"\x7f"), pa.py_buffer(bytes(8 * count))], 1
     )
-    pairs = encoded(pa.table({"id": keys}), "zstd")
+    pairs = encoded(pa.table({"id": keys, "seq": pa.nulls(count, pa.int64())}), "zstd")
     assert sum(len(body) for _, body in pairs) * 1_000 < mebibytes << 20
     return pairs
 
@@ -468,7 +468,6 @@ def test_a_descriptor_that_leads_nowhere(hostile, descriptor):
 def test_no_descriptor_at_all(hostile):
     assert hostile.send(messages(put_lines("no descriptor"), descriptor=None)).code is INVALID
     assert hostile.send([m.FlightData()]).code is INVALID
-    assert hostile.send([]).code in (OK, INVALID)
 
 
 def test_a_descriptor_that_changes_on_the_way_leads_nowhere_else(server, hostile):

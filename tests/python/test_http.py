@@ -48,6 +48,10 @@ columns = [{ name = "sensor", type = "varchar" }, { name = "value", type = "doub
 
 [tables.notes]
 
+[tables.hooks]
+
+[tables.mixed]
+
 [models.totals]
 sql = "gold/totals.sql"
 
@@ -57,6 +61,7 @@ sql = "gold/loudest.sql"
 NDJSON = {"content-type": "application/x-ndjson"}
 JSON = {"content-type": "application/json"}
 SQL = {"content-type": "application/sql"}
+BAD_ROWS_TOLD_MAX = 1_000
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -241,9 +246,36 @@ def test_a_null_key_is_told_by_its_row(lab):
 
 
 def test_only_the_first_bad_rows_are_told(lab):
-    told = error(lab.post("logs", [{"line": "x"}] * 500), 400)
-    assert told["rejected_rows"] == 500 and len(told["rows"]) == 100
-    assert told["rows"][-1]["row"] == 100
+    told = error(lab.post("logs", [{"line": "x"}] * (BAD_ROWS_TOLD_MAX + 500)), 400)
+    assert told["rejected_rows"] == BAD_ROWS_TOLD_MAX + 500 and len(told["rows"]) == BAD_ROWS_TOLD_MAX
+    assert told["rows"][-1]["row"] == BAD_ROWS_TOLD_MAX
+
+
+def test_rows_are_left_out_only_if_each_of_them_is_told(lab):
+    def rows(bad):
+        return [{"line": "x"}] * bad + [{"line": 1, "text": f"beside {bad} bad ones"}]
+
+    taken = lab.taken("logs", rows(BAD_ROWS_TOLD_MAX), partial=True)
+    assert (taken["rows"], len(taken["rejected"])) == (1, BAD_ROWS_TOLD_MAX)
+    told = error(lab.post("logs", rows(BAD_ROWS_TOLD_MAX + 1), partial=True), 400)
+    assert told["rejected_rows"] == BAD_ROWS_TOLD_MAX + 1
+    found = lab.result("SELECT text FROM silver.logs WHERE text LIKE 'beside % bad ones'", taken["ingest_id"])
+    assert found == [{"text": f"beside {BAD_ROWS_TOLD_MAX} bad ones"}]
+
+
+@pytest.mark.parametrize("bad", [{"id": None, "seq": 1}, {"id": "x", "seq": 1}], ids=["a NULL key", "a wrong type"])
+def test_if_no_row_is_good_even_a_part_is_refused(lab, bad):
+    for partial in (False, True):
+        told = error(lab.post("things", [bad, bad], partial=partial), 400)
+        assert (told["rejected_rows"], [row["row"] for row in told["rows"]]) == (2, [1, 2])
+        assert "partial" not in told["message"], told
+
+
+def test_a_header_asks_for_a_part_too(lab):
+    rows = [{"line": "x"}, {"line": 8000, "text": "by header"}]
+    assert lab.taken("logs", rows, mallard_partial="true")["rejected_rows"] == 1
+    error(lab.post("logs", rows, mallard_partial="false"), 400)
+    assert "mallard-partial" in error(lab.post("logs", rows, mallard_partial="perhaps"), 400)["message"]
 
 
 def test_new_columns_are_added_or_refused_as_the_table_says(lab):
@@ -261,6 +293,84 @@ def test_the_first_ingest_declares_columns(lab):
     ingest = lab.taken("notes", [{"text": "a", "stars": 4.5}, {"text": "b", "stars": 5, "by": None}])
     back = lab.result("SELECT * FROM silver.notes ORDER BY text", ingest["ingest_id"])
     assert back == [{"text": "a", "stars": 4.5}, {"text": "b", "stars": 5.0}]
+
+
+def merged(server, table, body, **options):
+    """Ingests, and waits until the table has it: the next ingest meets the columns that this one made."""
+    receipt = server.taken(table, body, **options)
+    server.result(f"SELECT count(*) AS n FROM silver.{table}", receipt["ingest_id"])
+    return receipt
+
+
+def test_a_webhook_is_taken_again_and_again(lab):
+    # More than one frame, a key that begins with NULLs, and of nearly all JSON can say something.
+    events = [
+        {
+            "late": None if number < 10 else number,
+            "event": str(uuid.uuid4()),
+            "data": {"amount": 1.5, "items": [number, "two", None]},
+            "tags": ["a", "é"],
+            "ok": number % 2 == 0,
+            "mixed": [number, str(number), {}, None, 0.5][number % 5],
+            "huge": 2**64 + number,
+            "never": None,
+        }
+        for number in range(5_000)
+    ]
+    body = "\n".join(map(json.dumps, events))
+    ids = [new_id("hook") for _ in range(3)]
+    first = merged(lab, "hooks", body, ingest_id=ids[0])
+    assert first["frames"] > 1 and first["rows"] == len(events)
+    for ingest_id in [ids[0], ids[1], ids[0], ids[2], ids[1]]:
+        receipt = merged(lab, "hooks", body, ingest_id=ingest_id)
+        # Its frames are the same each time.
+        assert (receipt["rows"], receipt["frames"]) == (first["rows"], first["frames"])
+    sql = "SELECT count(*) AS n, count(DISTINCT event) AS events FROM silver.hooks"
+    assert lab.result(sql) == [{"n": 3 * len(events), "events": len(events)}]
+    [back] = lab.result(f"SELECT DISTINCT * FROM silver.hooks WHERE event = '{events[12]['event']}'")
+    assert back == {
+        "late": 12,
+        "event": events[12]["event"],
+        "data": json.dumps(events[12]["data"]),
+        "tags": json.dumps(events[12]["tags"]),
+        "ok": True,
+        "mixed": "{}",
+        "huge": str(2**64 + 12),
+    }
+
+
+def test_values_of_all_kinds_follow_each_other_in_a_column_that_rows_made(lab):
+    values = ['{"a": 1}', '"text"', "7", "true", "[1, 2]", "1.50", "null", "18446744073709551616"]
+    for number, value in enumerate(values):
+        merged(lab, "mixed", f'{{"n": {number}, "x": {number}.5, "detail": {value}}}')
+    back = lab.result("SELECT detail FROM silver.mixed ORDER BY n")
+    expected = ['{"a": 1}', "text", "7", "true", "[1, 2]", "1.50", None, "18446744073709551616"]
+    assert [row["detail"] for row in back] == expected
+    # What rows made a number stays one, and takes what it can hold.
+    for value in ("1.5", '"one"', "true", "{}"):
+        told = error(lab.post("mixed", f'[{{"n": 1}}, {{"n": {value}}}]'), 400)
+        assert [(row["row"], row["column"]) for row in told["rows"]] == [(2, "n")], told
+    merged(lab, "mixed", {"n": 100, "x": 3})
+    assert lab.result("SELECT x FROM silver.mixed WHERE n = 100") == [{"x": 3.0}]
+    # A declared one is what it is declared to be.
+    told = error(lab.post("logs", {"line": 1, "text": {"a": 1}}), 400)
+    assert told["rows"][0]["column"] == "text", told
+
+
+def test_times_that_are_finer_than_microseconds_are_refused(lab):
+    thing = {"id": 200, "seq": 4, "local": "2026-01-31T12:00:00.000001000", "at": "2026-01-31T12:00:00.123456000Z"}
+    ingest = lab.taken("things", thing)
+    [back] = lab.result("SELECT local, at FROM silver.things WHERE id = 200", ingest["ingest_id"])
+    assert back == {"local": "2026-01-31T12:00:00.000001", "at": "2026-01-31T12:00:00.123456Z"}
+    for column, value in [
+        ("at", "2026-01-31T12:00:00.1234567Z"),
+        ("at", "2026-01-31T12:00:00.0000000000001+02:00"),
+        ("local", "2026-01-31 12:00:00.123456789"),
+    ]:
+        told = error(lab.post("things", [{"id": 201, "seq": 4}, {"id": 202, "seq": 4, column: value}]), 400)
+        [row] = told["rows"]
+        assert (row["row"], row["column"]) == (2, column)
+        assert "microseconds" in row["reason"], row
 
 
 def test_twenty_thousand_rows_are_taken_at_once_and_come_back_in_each_format(lab):
@@ -467,6 +577,99 @@ def test_the_description_is_served(lab):
     assert (status, told["content-type"], described["openapi"]) == (200, "application/json", "3.1.0")
     assert described["info"]["version"] != "0.0.0"
     assert set(described["paths"]) == {"/v1/ingest/{table}", "/v1/query", "/v1/openapi.json", "/healthz"}
+
+
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def misfit(value, schema, described, place="answer"):
+    """How a value differs from a schema of the description; None: it does not."""
+    while reference := schema.get("$ref"):
+        schema = resolved(described, reference)
+    if "oneOf" in schema:
+        misfits = [misfit(value, one, described, place) for one in schema["oneOf"]]
+        return None if misfits.count(None) == 1 else f"{place} fits {misfits.count(None)} of oneOf: {misfits}"
+    types = schema.get("type", list(TYPES))
+    types = [types] if isinstance(types, str) else types
+    is_odd_bool = isinstance(value, bool) and "boolean" not in types
+    if is_odd_bool or not isinstance(value, tuple(TYPES[name] for name in types)):
+        return f"{place} is {value!r}, not {types}"
+    if value not in schema.get("enum", [value]) or schema.get("const", value) != value:
+        return f"{place} is {value!r}, none of {schema}"
+    if isinstance(value, list):
+        items = [misfit(one, schema.get("items", {}), described, f"{place}[{at}]") for at, one in enumerate(value)]
+        if len(value) > schema.get("maxItems", len(value)):
+            return f"{place} has {len(value)} items"
+        return next(filter(None, items), None)
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        if missing := set(schema.get("required", [])) - set(value):
+            return f"{place} lacks {missing}"
+        # What is not described is no part of the interface, unless the schema says that anything may be there.
+        if known and (more := set(value) - set(known)):
+            return f"{place} has {more}, which is not described"
+        fields = [misfit(one, known.get(name, {}), described, f"{place}.{name}") for name, one in value.items()]
+        return next(filter(None, fields), None)
+    return None
+
+
+def resolved(described, reference):
+    found = described
+    for step in reference.removeprefix("#/").split("/"):
+        found = found[step]
+    return found
+
+
+def test_answers_have_the_shape_that_is_described(lab):
+    described = json.loads(lab.request("GET", "/v1/openapi.json")[2])
+    ingest, logs = "/v1/ingest/{table}", "/v1/ingest/logs"
+    large = b" " * ((16 << 20) + 1)
+    ask = "/v1/query?sql=SELECT%201%20AS%20n"
+    insert = b"INSERT INTO silver.logs (line) VALUES (9000)"
+    for route, method, path, body, headers, status in [
+        (ingest, "POST", logs, b'{"line": 9000}', {}, 200),
+        (ingest, "POST", logs + "?partial=true", b'{"line": 9000}\n{"line": "x"}', {}, 200),
+        (ingest, "POST", logs, b'{"line": 9000}\n{"line": "x"}', {}, 400),
+        (ingest, "POST", logs, b'[{"line": 9000}, {"line": "x"}]', {"mallard-ingest-id": "shape"}, 400),
+        (ingest, "POST", logs, b"[", {}, 400),
+        (ingest, "POST", logs, b"{}", {"origin": "http://evil.example"}, 403),
+        (ingest, "POST", "/v1/ingest/nothing", b"{}", {}, 404),
+        (ingest, "POST", logs, large, {}, 413),
+        (ingest, "POST", logs, b"{}", {"content-encoding": "br"}, 415),
+        ("/v1/query", "GET", ask, None, {}, 200),
+        ("/v1/query", "GET", "/v1/query", None, {}, 400),
+        ("/v1/query", "GET", "/v1/query?sql=INSERT%20INTO%20silver.logs%20(line)%20VALUES%20(1)", None, {}, 405),
+        ("/v1/query", "GET", ask, None, {"accept": "image/png"}, 406),
+        ("/v1/query", "POST", "/v1/query", b'{"sql": "SELECT 1 AS n"}', JSON, 200),
+        ("/v1/query", "POST", "/v1/query", insert, SQL, 200),
+        ("/v1/query", "POST", "/v1/query", b"SELEC 1", SQL, 400),
+        ("/v1/query", "POST", "/v1/query", b"sql=1", FORM, 415),
+        ("/v1/openapi.json", "GET", "/v1/openapi.json", None, {}, 200),
+        ("/healthz", "GET", "/healthz", None, {}, 200),
+        ("/healthz", "GET", "/healthz", None, {"origin": "http://evil.example"}, 403),
+    ]:
+        got, told, answer = lab.request(method, path, body, headers)
+        assert got == status, (path, answer)
+        responses = described["paths"][route][method.lower()]["responses"]
+        response = responses.get(str(status)) or responses["default"]
+        if "$ref" in response:
+            response = resolved(described, response["$ref"])
+        schema = response["content"][told["content-type"]]["schema"]
+        assert misfit(json.loads(answer), schema, described) is None
+        ours = [name for name in told if name.startswith("mallard-")]
+        assert status != 200 or set(ours) <= set(response.get("headers", {})), ours
+    # The check itself finds what is wrong.
+    wrong = {"error": {"code": "odd", "message": "x", "retriable": False}}
+    assert "code" in misfit(wrong, {"$ref": "#/components/schemas/Error"}, described)
+    assert "lacks" in misfit({"ingest_id": "x"}, {"$ref": "#/components/schemas/Receipt"}, described)
 
 
 def test_rows_that_were_taken_are_there_after_a_stop(tmp_path):

@@ -217,6 +217,7 @@ impl DeliveryStream for Firehose {
     /// What the service accepted it delivers by itself: waits for the puts under way, not for bronze.
     async fn close(&self) -> Result<()> {
         self.traffic.close();
+        tracing::info!(stats = ?self.stats(), "handing over to Firehose ends");
         if timeout(self.options.deadline, self.traffic.still()).await.is_err() {
             return Err(Error::unavailable(format!(
                 "{} puts were still under way after {:?}; their producers were told nothing, and send again",

@@ -30,21 +30,36 @@ const UNIT_BYTES: u64 = 1 << 10;
 /// How long a message waits for its part of the budget.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Messages of at most this many bytes cost nothing: small ones get through whatever others do.
+const FREE_BYTES: u64 = 256 << 10;
+
 /// Memory for decoded messages, shared by all producers.
 #[derive(Clone)]
-pub(super) struct Decoding(Arc<Semaphore>);
+pub(super) struct Decoding {
+    batches: Arc<Semaphore>,
+    /// Dictionaries stay for as long as their stream, which may idle for days: they must not be in the way of batches.
+    dictionaries: Arc<Semaphore>,
+}
 
 impl Decoding {
-    /// A budget of `bytes`, and at least that of one message.
+    /// A budget of `bytes` for batches, and at least that of one message; half as much for dictionaries.
     pub(super) fn new(bytes: u64) -> Self {
-        let units = bytes.max(DECODED_BYTES_MAX) / UNIT_BYTES;
-        Self(Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS))))
+        let room = |bytes: u64| {
+            let units = usize::try_from(bytes / UNIT_BYTES).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+        };
+        let bytes = bytes.max(DECODED_BYTES_MAX);
+        Self { batches: room(bytes), dictionaries: room(bytes / 2) }
     }
 
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let taken = tokio::time::timeout(BUDGET_WAIT_MAX, Arc::clone(&self.0).acquire_many_owned(units)).await;
-        taken.ok().and_then(Result::ok).ok_or_else(|| {
+    async fn take(&self, weight: Weight) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if weight.bytes <= FREE_BYTES {
+            return Ok(None);
+        }
+        let room = if weight.dictionary.is_some() { &self.dictionaries } else { &self.batches };
+        let units = u32::try_from(weight.bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let taken = tokio::time::timeout(BUDGET_WAIT_MAX, Arc::clone(room).acquire_many_owned(units)).await;
+        taken.ok().and_then(Result::ok).map(Some).ok_or_else(|| {
             Error::exhausted(format!(
                 "the server's memory for incoming batches was in use for {} s; send again later, or smaller batches",
                 BUDGET_WAIT_MAX.as_secs()
@@ -66,14 +81,14 @@ pub(super) struct Batches {
 #[derive(Default)]
 struct Held {
     message: Option<OwnedSemaphorePermit>,
-    dictionaries: BTreeMap<i64, OwnedSemaphorePermit>,
+    dictionaries: BTreeMap<i64, Option<OwnedSemaphorePermit>>,
 }
 
 impl Held {
-    fn add(&mut self, weight: Weight, taken: OwnedSemaphorePermit) {
+    fn add(&mut self, weight: Weight, taken: Option<OwnedSemaphorePermit>) {
         match weight.dictionary {
             Some(id) => drop(self.dictionaries.insert(id, taken)),
-            None => self.message = Some(taken),
+            None => self.message = taken,
         }
     }
 }
@@ -101,7 +116,7 @@ impl Batches {
             let (decoding, held) = (decoding.clone(), Arc::clone(&its));
             async move {
                 let (message, weight) = checked?;
-                let taken = decoding.take(weight.bytes).await.map_err(status)?;
+                let taken = decoding.take(weight).await.map_err(status)?;
                 lock(&held).add(weight, taken);
                 Ok::<_, FlightError>(message)
             }

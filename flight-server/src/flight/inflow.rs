@@ -1,15 +1,17 @@
 //! Messages on their way in: how much of them the server holds, and for how long.
 //!
 //! A message is put together before it is decoded, and HTTP/2 gives back its window meanwhile. So a client could begin
-//! thousands of large messages and end none. Here the bytes of messages that are not yet whole come out of a budget
-//! that all calls share, and a message that has begun must end in time. Between messages a call may idle for days.
+//! thousands of large messages and end none. Here a message takes its length, which its prefix tells, out of a budget
+//! that all calls share, and a client that lets the server wait for the rest of one must not do so for long. Between
+//! messages a call may idle for days.
 //!
 //! ```text
-//!  chunk ─► how much of it belongs to an unfinished message? ─► room in the budget? ─► tonic puts it together
-//!               └ since when is it unfinished? ─► too long: DEADLINE_EXCEEDED   └ none in time: RESOURCE_EXHAUSTED
+//!  chunk ─► a message begins? its length ─► room in the budget? ─► tonic puts it together
+//!               │                              └ none in time: RESOURCE_EXHAUSTED
+//!               └ how long has the server waited for the rest of it? ─► too long: DEADLINE_EXCEEDED
 //! ```
 //!
-//! The first [`FREE_BYTES`] of a message cost nothing: small messages get through whatever others do.
+//! Messages of up to [`FREE_BYTES`] cost nothing: small ones get through whatever others do.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,20 +24,21 @@ use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use lakehouse::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture as ServiceFuture, Service};
 use tonic::server::NamedService;
 
+use super::server::MESSAGE_BYTES_MAX;
 use super::status::status;
 
-/// Bytes of a message that are not counted.
-const FREE_BYTES: usize = 128 << 10;
+/// Messages of at most this many bytes are not counted.
+const FREE_BYTES: usize = 256 << 10;
 
-/// How long a chunk waits for room in the budget.
-pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a message waits for room in the budget.
+pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A message's prefix: a flag and the length
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
@@ -50,8 +53,8 @@ pub(super) struct Inflow {
 }
 
 impl Inflow {
-    /// A budget of `bytes` for messages that are not yet whole; a chunk waits for it at most `room_wait_max`, and a
-    /// message must be whole within `message_time_max`.
+    /// A budget of `bytes` for messages that are not yet whole; one waits for it at most `room_wait_max`, and the server
+    /// for the rest of one at most `message_time_max`.
     pub(super) fn new(bytes: usize, room_wait_max: Duration, message_time_max: Duration) -> Self {
         Self { room: Arc::new(Semaphore::new(bytes)), room_wait_max, message_time_max }
     }
@@ -91,18 +94,25 @@ where
     }
 }
 
-/// Follows the messages in a body: how many bytes of an unfinished one have come.
+/// Follows the messages in a body.
 #[derive(Debug, Default)]
-struct Unfinished {
+struct Messages {
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: usize,
     /// Bytes of the message that are still to come, behind its prefix.
     missing: usize,
-    /// Bytes of it that have come.
-    received: usize,
+    /// Bytes that the message has, as its prefix says; 0 while that is not known.
+    length: usize,
+    /// How many messages have ended so far.
+    ended: u64,
 }
 
-impl Unfinished {
+impl Messages {
+    /// Whether a message has begun and not ended.
+    fn is_unfinished(&self) -> bool {
+        self.prefix_bytes > 0
+    }
+
     fn add(&mut self, mut chunk: &[u8]) {
         while !chunk.is_empty() {
             if self.prefix_bytes < PREFIX_BYTES {
@@ -112,18 +122,19 @@ impl Unfinished {
                     place.copy_from_slice(head);
                 }
                 self.prefix_bytes += taken;
-                self.received += taken;
                 chunk = tail;
-                let [_, length @ ..] = self.prefix;
-                self.missing = u32::from_be_bytes(length) as usize;
+                if self.prefix_bytes == PREFIX_BYTES {
+                    let [_, length @ ..] = self.prefix;
+                    self.length = u32::from_be_bytes(length) as usize;
+                    self.missing = self.length;
+                }
             } else {
                 let taken = chunk.len().min(self.missing);
                 self.missing -= taken;
-                self.received += taken;
                 chunk = chunk.split_at(taken).1;
             }
             if self.prefix_bytes == PREFIX_BYTES && self.missing == 0 {
-                *self = Self::default();
+                *self = Self { ended: self.ended + 1, ..Self::default() };
             }
         }
     }
@@ -136,59 +147,52 @@ type Waiting = (Bytes, BoxFuture<'static, Result<OwnedSemaphorePermit, Status>>)
 struct Metered {
     body: Body,
     inflow: Inflow,
-    unfinished: Unfinished,
+    messages: Messages,
     held: Option<OwnedSemaphorePermit>,
     waiting: Option<Waiting>,
-    /// Runs as long as a message is unfinished.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// How long the server may still wait for the rest of the message.
+    patience: Duration,
+    /// Since when it does, and until when; none while it has something to do.
+    waits: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Metered {
     fn new(body: Body, inflow: Inflow) -> Self {
-        Self { body, inflow, unfinished: Unfinished::default(), held: None, waiting: None, deadline: None }
+        let patience = inflow.message_time_max;
+        Self { body, inflow, messages: Messages::default(), held: None, waiting: None, patience, waits: None }
     }
 
-    /// Gives back what belongs to messages that are done with: who asks for more has taken them.
-    fn give_back(&mut self) {
-        let counted = self.unfinished.received.saturating_sub(FREE_BYTES);
-        let Some(held) = &mut self.held else { return };
-        let surplus = held.num_permits().saturating_sub(counted);
-        if surplus > 0 {
-            drop(held.split(surplus));
+    /// The room that the message needs that has begun, if that is known and it has none.
+    fn wanted(&self) -> Option<usize> {
+        // What is refused for its length anyway needs none.
+        let is_counted = (FREE_BYTES + 1..=MESSAGE_BYTES_MAX).contains(&self.messages.length);
+        (is_counted && self.held.is_none()).then_some(self.messages.length)
+    }
+
+    /// Notes a chunk that came.
+    fn take(&mut self, chunk: &[u8]) {
+        if let Some((since, _)) = self.waits.take() {
+            self.patience = self.patience.saturating_sub(since.elapsed());
         }
-        if counted == 0 {
+        let ended = self.messages.ended;
+        self.messages.add(chunk);
+        if self.messages.ended != ended {
+            self.patience = self.inflow.message_time_max;
+            // Who asks for more has taken what was whole.
             self.held = None;
         }
     }
 
-    /// The room that is needed for what is unfinished now.
-    fn wanted(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        self.unfinished.received.saturating_sub(FREE_BYTES).saturating_sub(held)
-    }
-
-    fn keep(&mut self, permit: OwnedSemaphorePermit) {
-        match &mut self.held {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
+    /// Waits for the rest of a message, as long as there is patience.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if !self.messages.is_unfinished() {
+            return Poll::Pending;
         }
-    }
-
-    fn set_deadline(&mut self) {
-        if self.unfinished.received == 0 {
-            self.deadline = None;
-        } else if self.deadline.is_none() {
-            self.deadline = Some(Box::pin(sleep(self.inflow.message_time_max)));
-        }
-    }
-
-    fn check_deadline(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
-        let is_late = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
-        if !is_late {
-            return Ok(());
-        }
-        Err(Status::deadline_exceeded(format!(
-            "a message was not whole {} s after it had begun; send smaller ones, or over a faster line",
+        let patience = self.patience;
+        let (_, until) = self.waits.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(patience))));
+        ready!(until.as_mut().poll(cx));
+        Poll::Ready(Status::deadline_exceeded(format!(
+            "the server has waited {} s for the rest of a message; send smaller ones, or over a faster line",
             self.inflow.message_time_max.as_secs()
         )))
     }
@@ -201,15 +205,9 @@ impl HttpBody for Metered {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         if this.waiting.is_none() {
-            this.give_back();
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    return match this.check_deadline(cx) {
-                        Ok(()) => Poll::Pending,
-                        Err(late) => Poll::Ready(Some(Err(late))),
-                    };
-                }
+                Poll::Pending => return this.wait(cx).map(|late| Some(Err(late))),
             };
             let Some(frame) = frame else { return Poll::Ready(None) };
             let frame = frame.map_err(|error| Status::from_error(error.into()))?;
@@ -217,26 +215,17 @@ impl HttpBody for Metered {
                 Ok(chunk) => chunk,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
-            this.unfinished.add(&chunk);
-            this.set_deadline();
-            // What a slow client sends in time is not enough: the whole message must come.
-            if let Err(late) = this.check_deadline(cx) {
-                return Poll::Ready(Some(Err(late)));
-            }
-            let wanted = this.wanted();
-            if wanted == 0 {
-                return Poll::Ready(Some(Ok(Frame::data(chunk))));
-            }
+            this.take(&chunk);
+            let Some(wanted) = this.wanted() else { return Poll::Ready(Some(Ok(Frame::data(chunk)))) };
             this.waiting = Some((chunk, Box::pin(room(this.inflow.clone(), wanted))));
         }
         let Some((_, room)) = &mut this.waiting else { return Poll::Ready(None) };
         let permit = ready!(room.as_mut().poll(cx));
         let chunk = this.waiting.take().map(|(chunk, _)| chunk).unwrap_or_default();
-        let outcome = permit.map(|permit| {
-            this.keep(permit);
+        Poll::Ready(Some(permit.map(|permit| {
+            this.held = Some(permit);
             Frame::data(chunk)
-        });
-        Poll::Ready(Some(outcome))
+        })))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,12 +22,14 @@ use lakehouse::{Error, Kind, Name, NewTable, Result};
 use prost::Message as _;
 use proto::Receipt;
 use serde_json::json;
+use tokio::time::timeout;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Response, Status};
 
 use super::batches::Batches;
 use super::service::SqlService;
 use super::status::{status, unimplemented};
+use super::stopping::{LAST_WORD_MAX, Stopping};
 use crate::door::{IngestOptions, OpenIngest, Rejected};
 use crate::engine::SILVER;
 
@@ -44,8 +46,9 @@ const PRIMARY_KEY: &str = "primary_key";
 const SEQUENCE_BY: &str = "sequence_by";
 const OPTIONS: [&str; 3] = [PARTIAL, PRIMARY_KEY, SEQUENCE_BY];
 
-/// How many rows that were left out are told one by one in a result; the rest is counted.
-const LEFT_OUT_TOLD_MAX: usize = 10_000;
+/// How many rows that were left out wait to be told. An ingest that leaves out more ends with an error; a stream goes on
+/// once its client has read of these.
+const LEFT_OUT_MAX: u64 = 10_000;
 
 /// Marks a column of the incoming schema as part of a new table's key, if it is "true".
 const KEY_METADATA: &str = "mallard:primary_key";
@@ -74,7 +77,7 @@ pub(super) async fn put(
     let ingest = service.door.begin(&command.table, schema, options).await.map_err(status)?;
 
     let header = MetadataValue::try_from(ingest.ingest_id()).ok();
-    let results = stream::once(run(ingest, batches)).flat_map(stream::iter).boxed();
+    let results = stream::once(run(ingest, batches, service.stopping.clone())).flat_map(stream::iter).boxed();
     let mut response = Response::new(results as PutStream);
     if let Some(header) = header {
         response.metadata_mut().insert(INGEST_ID_HEADER, header);
@@ -83,28 +86,49 @@ pub(super) async fn put(
 }
 
 /// Reads all batches into the ingest; what to tell the client. Rows that were left out are told behind the count.
-async fn run(mut ingest: Box<dyn OpenIngest>, mut batches: Batches) -> Vec<Result<PutResult, Status>> {
+async fn run(
+    mut ingest: Box<dyn OpenIngest>,
+    mut batches: Batches,
+    stopping: Stopping,
+) -> Vec<Result<PutResult, Status>> {
     let mut left_out = LeftOut::default();
-    match drain(ingest.as_mut(), &mut batches, &mut left_out).await {
+    match drain(ingest.as_mut(), &mut batches, &mut left_out, &stopping).await {
         Ok(receipt) => {
             let told = (left_out.count > 0).then(|| Ok(left_out.result(ingest.ingest_id())));
             std::iter::once(Ok(count(receipt.rows))).chain(told).collect()
         }
-        Err(error) => match ingest.accepted_rows() {
+        Err(error) => match timeout(LAST_WORD_MAX, ingest.give_up()).await.unwrap_or_else(|_| ingest.accepted_rows()) {
             0 => vec![Err(error)],
             rows => vec![Ok(count(rows)), Err(error)],
         },
     }
 }
 
-async fn drain(ingest: &mut dyn OpenIngest, batches: &mut Batches, left_out: &mut LeftOut) -> Result<Receipt, Status> {
+async fn drain(
+    ingest: &mut dyn OpenIngest,
+    batches: &mut Batches,
+    left_out: &mut LeftOut,
+    stopping: &Stopping,
+) -> Result<Receipt, Status> {
     let mut rows = 0;
-    while let Some((batch, _)) = batches.next().await? {
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = stopping.begun() => return Err(status(stopping.refusal())),
+            batch = batches.next() => batch?,
+        };
+        let Some((batch, _)) = batch else { return ingest.finish().await.map_err(status) };
         let count = batch.num_rows() as u64;
         left_out.add(ingest.push(batch).await.map_err(status)?, |row| json!({ "row": rows + row + 1 }));
         rows += count;
+        if left_out.is_full() {
+            return Err(status(Error::invalid(format!(
+                "more than {LEFT_OUT_MAX} of the first {rows} rows can't be taken, the last of them: {}; mend the rows, or \
+                 send fewer at a time",
+                left_out.last()
+            ))));
+        }
     }
-    ingest.finish().await.map_err(status)
 }
 
 /// Rows that were left out and not told yet.
@@ -118,12 +142,20 @@ impl LeftOut {
     /// Adds rows; `place` says where one of them (from 0) stands.
     pub(super) fn add(&mut self, rejected: Rejected, place: impl Fn(u64) -> serde_json::Value) {
         self.count += rejected.count;
-        let room = LEFT_OUT_TOLD_MAX.saturating_sub(self.rows.len());
-        self.rows.extend(rejected.rows.into_iter().take(room).map(|bad| {
+        self.rows.extend(rejected.rows.into_iter().map(|bad| {
             let mut told = place(bad.row);
             (told["column"], told["reason"]) = (json!(bad.column), json!(bad.reason));
             told
         }));
+    }
+
+    /// Whether no more may be added before these are told.
+    pub(super) fn is_full(&self) -> bool {
+        self.count > LEFT_OUT_MAX
+    }
+
+    fn last(&self) -> String {
+        self.rows.last().map(ToString::to_string).unwrap_or_default()
     }
 
     /// As fields of a result.

@@ -25,10 +25,12 @@ impl Preflight {
     /// # Errors
     /// `Invalid` if the message is damaged, `Exhausted` if it would be too large.
     pub(super) fn check(&mut self, message: &FlightData) -> Result<Weight> {
+        // A decoded buffer keeps the whole body alive that it lies in, however little of it is used.
+        let body = message.data_body.len() as u64;
         match self.0.check(&message.data_header, &message.data_body).map_err(refuse)? {
             Checked::Schema => Ok(Weight { bytes: message.data_header.len() as u64, dictionary: None }),
-            Checked::Batch { bytes, .. } => Ok(Weight { bytes, dictionary: None }),
-            Checked::Dictionary { id, bytes } => Ok(Weight { bytes, dictionary: Some(id) }),
+            Checked::Batch { bytes, .. } => Ok(Weight { bytes: bytes.max(body), dictionary: None }),
+            Checked::Dictionary { id, bytes } => Ok(Weight { bytes: bytes.max(body), dictionary: Some(id) }),
         }
     }
 }

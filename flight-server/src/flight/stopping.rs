@@ -1,9 +1,14 @@
 //! Tells long calls that the server is to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakehouse::Error;
 use tokio::sync::watch;
+
+/// How long a call that ends with an error waits for what it had under way, so that the client learns what is kept: less
+/// than calls are given when the server stops.
+pub(super) const LAST_WORD_MAX: Duration = Duration::from_secs(7);
 
 /// Whether a stop has begun; all clones know the same.
 #[derive(Clone, Debug)]

@@ -10,16 +10,18 @@
 //! The stream may go on for days, over which the client may read its results as seldom as it likes: the outbox holds
 //! the newest. Whatever ends the stream, what was pushed is waited for and told first.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow_flight::{FlightData, PutResult};
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use lakehouse::{Error, Result};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Response, Status};
 
@@ -28,7 +30,7 @@ use super::ingest::{self, INGEST_ID_HEADER, LeftOut, PutStream};
 use super::service::SqlService;
 use super::statements::KEEP_ALIVE_INTERVAL;
 use super::status::status;
-use super::stopping::Stopping;
+use super::stopping::{LAST_WORD_MAX, Stopping};
 use crate::door::{IngestOptions, OpenStream};
 use crate::engine::SILVER;
 
@@ -43,15 +45,18 @@ pub(super) async fn put(
     let mut batches = Batches::new(messages, service.decoding());
     let schema = batches.schema().await?;
     let options = options(metadata, &batches.metadata)?;
+    let needs_offsets = options.ingest_id.is_some();
     let stream = service.door.stream(&table, schema, options).await.map_err(status)?;
 
     let id = stream.ingest_id().to_owned();
     let outbox = Arc::new(Outbox::new(id.clone(), KEEP_ALIVE_INTERVAL));
     let mut work = JoinSet::new();
-    let (own, stopping) = (Arc::clone(&outbox), service.stopping.clone());
+    let own = Arc::clone(&outbox);
+    let reading = Reading { stream, batches, stopping: service.stopping.clone(), needs_offsets, next: 0 };
     work.spawn(async move {
-        let outcome = run(stream, batches, &own, stopping).await;
-        own.note(|news| news.end = Some(outcome));
+        let ended = AssertUnwindSafe(run(reading, &own)).catch_unwind().await;
+        let broken = || Err(status(Error::internal("the stream broke; go on behind what was acknowledged")));
+        own.note(|news| news.end = Some(ended.unwrap_or_else(|_| broken())));
     });
     let mut response = Response::new(results(outbox, work));
     if let Ok(id) = MetadataValue::try_from(id) {
@@ -117,45 +122,71 @@ fn offset(metadata: &[u8]) -> Result<Option<u64>> {
 }
 
 /// Reads batches into the stream until something ends it.
-async fn run(
-    mut stream: Box<dyn OpenStream>,
-    mut batches: Batches,
-    outbox: &Outbox,
-    stopping: Stopping,
-) -> Result<(), Status> {
-    let end = read(stream.as_mut(), &mut batches, outbox, &stopping).await;
+async fn run(mut reading: Reading, outbox: &Outbox) -> Result<(), Status> {
+    let end = reading.read(outbox).await;
     // What was pushed before is kept all the same, and the client wants to know.
-    let flushed = stream.flush().await.map_err(status)?;
-    if let Some(offset) = flushed {
-        outbox.kept(offset, stream.receipt().rows);
+    let flushed = match &end {
+        Ok(()) => reading.stream.flush().await,
+        Err(_) => timeout(LAST_WORD_MAX, reading.stream.flush()).await.unwrap_or(Ok(())),
+    };
+    if let Some(offset) = reading.stream.take_kept() {
+        outbox.kept(offset, reading.stream.receipt().rows);
     }
-    end
+    end.and(flushed.map_err(status))
 }
 
-async fn read(
-    stream: &mut dyn OpenStream,
-    batches: &mut Batches,
-    outbox: &Outbox,
-    stopping: &Stopping,
-) -> Result<(), Status> {
-    let mut next = 0;
-    loop {
-        let batch = tokio::select! {
-            biased;
-            () = stopping.begun() => return Err(status(stopping.refusal())),
-            kept = stream.kept() => {
-                outbox.kept(kept.map_err(status)?, stream.receipt().rows);
-                continue;
+/// A stream as it is read.
+struct Reading {
+    stream: Box<dyn OpenStream>,
+    batches: Batches,
+    stopping: Stopping,
+    /// Whether the client must number its batches: it can come back under its id, and the server would begin at 0 again.
+    needs_offsets: bool,
+    next: u64,
+}
+
+impl Reading {
+    async fn read(&mut self, outbox: &Outbox) -> Result<(), Status> {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.stopping.begun() => return Err(status(self.stopping.refusal())),
+                kept = self.stream.kept() => {
+                    outbox.kept(kept.map_err(status)?, self.stream.receipt().rows);
+                    continue;
+                }
+                batch = async {
+                    outbox.room().await;
+                    self.batches.next().await
+                } => batch?,
+            };
+            let Some((batch, metadata)) = batch else { return Ok(()) };
+            let number = self.number(&metadata).map_err(status)?;
+            let rejected = tokio::select! {
+                biased;
+                rejected = self.stream.push(number, batch) => rejected.map_err(status)?,
+                // It may have been sent in part; it is not acknowledged, so it comes again.
+                () = self.stopping.begun() => return Err(status(self.stopping.refusal())),
+            };
+            if rejected.count > 0 {
+                outbox.note(|news| news.left_out.add(rejected, |row| json!({ "offset": number, "row": row + 1 })));
             }
-            batch = batches.next() => batch?,
-        };
-        let Some((batch, metadata)) = batch else { return Ok(()) };
-        let number = offset(&metadata).map_err(status)?.unwrap_or(next);
-        let rejected = stream.push(number, batch).await.map_err(status)?;
-        if rejected.count > 0 {
-            outbox.note(|news| news.left_out.add(rejected, |row| json!({ "offset": number, "row": row + 1 })));
+            self.next = number + 1;
         }
-        next = number + 1;
+    }
+
+    fn number(&mut self, metadata: &[u8]) -> Result<u64> {
+        if let Some(offset) = offset(metadata)? {
+            self.needs_offsets = false;
+            return Ok(offset);
+        }
+        if self.needs_offsets {
+            return Err(Error::invalid(
+                "a stream under an id of the client's own needs the offset of its first batch, so that it can go on \
+                 after a broken connection; send it as app_metadata, or leave the id out",
+            ));
+        }
+        Ok(self.next)
     }
 }
 
@@ -177,13 +208,15 @@ struct Outbox {
     keep_alive: Duration,
     news: Mutex<News>,
     wake: Notify,
+    /// Told when rows that were left out have been told.
+    taken: Notify,
 }
 
 impl Outbox {
     /// Its first result says that the stream is ready.
     fn new(ingest_id: String, keep_alive: Duration) -> Self {
         let news = News { is_fresh: true, ..News::default() };
-        Self { ingest_id, keep_alive, news: Mutex::new(news), wake: Notify::new() }
+        Self { ingest_id, keep_alive, news: Mutex::new(news), wake: Notify::new(), taken: Notify::new() }
     }
 
     fn kept(&self, offset: u64, rows: u64) {
@@ -202,13 +235,16 @@ impl Outbox {
     /// The next result: news, or after a while without any the same again, since load balancers drop what idles.
     async fn next(&self) -> Option<Result<PutResult, Status>> {
         loop {
-            if let Some(result) = self.take() {
-                return Some(Ok(result));
-            }
-            match self.lock().end.take() {
-                Some(Ok(())) => return None,
-                Some(Err(error)) => return Some(Err(error)),
-                None => {}
+            {
+                let mut news = self.lock();
+                if let Some(result) = self.tell(&mut news) {
+                    return Some(Ok(result));
+                }
+                match news.end.take() {
+                    Some(Ok(())) => return None,
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => {}
+                }
             }
             if tokio::time::timeout(self.keep_alive, self.wake.notified()).await.is_err() {
                 self.lock().is_fresh = true;
@@ -216,17 +252,25 @@ impl Outbox {
         }
     }
 
-    fn take(&self) -> Option<PutResult> {
-        let mut news = self.lock();
-        if !std::mem::take(&mut news.is_fresh) && (news.left_out.count == 0 || news.end.is_none()) {
+    fn tell(&self, news: &mut News) -> Option<PutResult> {
+        let must_be_told = news.left_out.count > 0 && (news.end.is_some() || news.left_out.is_full());
+        if !std::mem::take(&mut news.is_fresh) && !must_be_told {
             return None;
         }
         let offset = news.offset.map_or(-1, |offset| i64::try_from(offset).unwrap_or(i64::MAX));
         let mut result = json!({ "offset": offset, "ingest_id": self.ingest_id, "rows": news.rows });
         if news.left_out.count > 0 {
             news.left_out.tell(&mut result);
+            self.taken.notify_one();
         }
         Some(PutResult { app_metadata: Bytes::from(result.to_string()) })
+    }
+
+    /// Waits until the client has read of the rows that were left out, if there are very many.
+    async fn room(&self) {
+        while self.lock().left_out.is_full() {
+            self.taken.notified().await;
+        }
     }
 }
 

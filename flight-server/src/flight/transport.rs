@@ -209,6 +209,9 @@ fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Status> {
 fn decode(bytes: &[u8], what: &str) -> Result<Command, Status> {
     let foreign = || Error::invalid(format!("the {what} holds no Flight SQL command"));
     let any = Any::decode(bytes).map_err(|error| status(foreign().because(error)))?;
+    if any.type_url.is_empty() {
+        return Err(status(foreign()));
+    }
     Command::try_from(any).map_err(|error| status(foreign().because(error)))
 }
 

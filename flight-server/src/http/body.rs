@@ -1,7 +1,9 @@
 //! Takes a request's body in: all of it, within bounds of size, time, and memory shared by all requests.
 //!
 //! Rows are taken all or none, so a body is looked at as a whole before any of it goes on. What requests hold at one
-//! time comes out of one [`Room`]; when that is used up, the next one is told to come again.
+//! time comes out of one [`Room`]: the bytes that came, their text, and then the rows that were read from it. When that
+//! is used up, the next one is told to come again. While a text is read it takes more than it has bytes, so only some
+//! are read at once.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -24,8 +26,15 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// The largest body after it was decompressed, in bytes.
 pub const DECODED_BYTES_MAX: usize = 64 << 20;
 
-/// What the bodies of all requests may hold at once, in bytes: three that are as large as can be.
+/// What the bodies of all requests may hold at once, in bytes: four that are as large as can be.
 const ROOM_BYTES: usize = 256 << 20;
+
+/// How many large bodies are read at once, and how many small ones: each may take some hundred MiB until its rows lie
+/// in columns.
+const READ_AT_ONCE_MAX: usize = 2;
+
+/// Bodies of at most this many bytes have turns of their own, so that large ones don't hold them up.
+const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// How long a client may pause in a body.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -40,28 +49,67 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 const PIECE_BYTES: usize = 1 << 20;
 
 /// The memory for bodies.
-#[derive(Clone)]
-pub(super) struct Room(Arc<Semaphore>);
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    bytes: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+}
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM_BYTES)))
+        let [bytes, large, small] =
+            [ROOM_BYTES, READ_AT_ONCE_MAX, READ_AT_ONCE_MAX].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { bytes, large, small }
+    }
+
+    /// Waits until a body may be read. Its turn ends when what this gives is dropped.
+    pub(super) async fn turn(&self, body: &Held, encoding: Encoding) -> Option<OwnedSemaphorePermit> {
+        let turns = if body.is_small(encoding) { &self.small } else { &self.large };
+        // The semaphores are never closed.
+        Arc::clone(turns).acquire_owned().await.ok()
     }
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Arc::clone(&self.0).try_acquire_many_owned(count).map_err(|_| {
+        Arc::clone(&self.bytes).try_acquire_many_owned(count).map_err(|_| {
             let what = "the server holds as many bodies as it can; send this one again in a moment";
             ApiError::from(Error::exhausted(what))
         })
     }
 }
 
-/// A body, and its share of the room until it is dropped.
-pub(super) struct Held {
-    bytes: Vec<u8>,
+/// A part of the room, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
     room: Room,
     permit: OwnedSemaphorePermit,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.permit.merge(self.room.take(bytes)?);
+        Ok(())
+    }
+
+    /// Makes it this large: what was read takes other room than its text.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let held = self.permit.num_permits();
+        if bytes > held {
+            return self.grow(bytes - held);
+        }
+        drop(self.permit.split(held - bytes));
+        Ok(())
+    }
+}
+
+/// A body, and its share of the room.
+pub(super) struct Held {
+    bytes: Vec<u8>,
+    share: Share,
 }
 
 /// Reads a body.
@@ -69,8 +117,8 @@ pub(super) struct Held {
 /// # Errors
 /// If it is too large or too slow, if it breaks off, or if there is no room for it.
 pub(super) async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<Held, ApiError> {
-    let permit = room.take(0)?;
-    let mut held = Held { bytes: Vec::new(), room: room.clone(), permit };
+    let share = Share { permit: room.take(0)?, room: room.clone() };
+    let mut held = Held { bytes: Vec::new(), share };
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut pieces = body.into_data_stream();
     let refused = if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX) {
@@ -102,7 +150,7 @@ async fn fill(held: &mut Held, pieces: &mut axum::body::BodyDataStream) -> Resul
         if held.bytes.len() + piece.len() > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        held.permit.merge(held.room.take(piece.len())?);
+        held.share.grow(piece.len())?;
         held.bytes.extend_from_slice(&piece);
     }
 }
@@ -144,8 +192,12 @@ impl Encoding {
 }
 
 impl Held {
+    fn is_small(&self, encoding: Encoding) -> bool {
+        encoding == Encoding::Plain && self.bytes.len() <= SMALL_BYTES_MAX
+    }
+
     /// The body as text. Takes time, so it is not for an async task.
-    pub(super) fn into_text(mut self, encoding: Encoding) -> Result<(String, OwnedSemaphorePermit), ApiError> {
+    pub(super) fn into_text(mut self, encoding: Encoding) -> Result<(String, Share), ApiError> {
         if encoding == Encoding::Gzip {
             self.decompress()?;
         }
@@ -153,14 +205,14 @@ impl Held {
             let at = error.utf8_error().valid_up_to();
             ApiError::invalid(format!("the body is not UTF-8 from byte {at} on; encode it so"))
         })?;
-        Ok((text, self.permit))
+        Ok((text, self.share))
     }
 
     fn decompress(&mut self) -> Result<(), ApiError> {
         let compressed = std::mem::take(&mut self.bytes);
         let mut decoder = MultiGzDecoder::new(compressed.as_slice());
         loop {
-            self.permit.merge(self.room.take(PIECE_BYTES)?);
+            self.share.grow(PIECE_BYTES)?;
             let limit = u64::try_from(PIECE_BYTES).unwrap_or(u64::MAX);
             let read = decoder.by_ref().take(limit).read_to_end(&mut self.bytes);
             let count = read.map_err(|error| ApiError::invalid(format!("the body is no gzip, or damaged: {error}")))?;
@@ -196,7 +248,7 @@ mod tests {
     fn held(bytes: Vec<u8>) -> Held {
         let room = Room::new();
         let permit = room.take(bytes.len()).unwrap();
-        Held { bytes, room, permit }
+        Held { bytes, share: Share { room, permit } }
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -216,10 +268,10 @@ mod tests {
     fn a_bomb_is_refused_and_its_room_is_given_back() {
         let bomb = held(gzip(&vec![b' '; DECODED_BYTES_MAX + 1]));
         assert!(bomb.bytes.len() < 1 << 20);
-        let room = bomb.room.clone();
+        let room = bomb.share.room.clone();
         let error = bomb.into_text(Encoding::Gzip).unwrap_err();
         assert_eq!(error.status().as_u16(), 413, "{}", error.message());
-        assert_eq!(room.0.available_permits(), ROOM_BYTES);
+        assert_eq!(room.bytes.available_permits(), ROOM_BYTES);
     }
 
     #[test]
@@ -254,7 +306,7 @@ mod tests {
         let room = Room::new();
         let error = read(&HeaderMap::new(), Body::from_stream(endless), &room).await.err().unwrap();
         assert_eq!(error.status().as_u16(), 413);
-        assert_eq!(room.0.available_permits(), ROOM_BYTES);
+        assert_eq!(room.bytes.available_permits(), ROOM_BYTES);
     }
 
     #[tokio::test]
@@ -265,5 +317,34 @@ mod tests {
         assert_eq!(error.status().as_u16(), 429);
         drop(all);
         read(&HeaderMap::new(), Body::from("{}"), &room).await.unwrap();
+    }
+
+    #[test]
+    fn rows_take_the_place_of_their_text() {
+        let (_, mut share) = held(vec![b' '; 1000]).into_text(Encoding::Plain).unwrap();
+        let bytes = Arc::clone(&share.room.bytes);
+        for size in [1500, 10, 0, ROOM_BYTES] {
+            share.resize(size).unwrap();
+            assert_eq!(bytes.available_permits(), ROOM_BYTES - size);
+        }
+        assert_eq!(share.resize(ROOM_BYTES + 1).unwrap_err().status().as_u16(), 429);
+        drop(share);
+        assert_eq!(bytes.available_permits(), ROOM_BYTES);
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_some_at_once() {
+        let room = Room::new();
+        let (large, small) = (held(vec![b' '; SMALL_BYTES_MAX + 1]), held(vec![b' '; SMALL_BYTES_MAX]));
+        let turn = |body| room.turn(body, Encoding::Plain);
+        let turns = [turn(&large).await, turn(&large).await];
+        let mut next = Box::pin(turn(&large));
+        assert!(futures::poll!(next.as_mut()).is_pending());
+        // Who knows what is in a compressed one.
+        let mut compressed = Box::pin(room.turn(&small, Encoding::Gzip));
+        assert!(futures::poll!(compressed.as_mut()).is_pending());
+        assert!(turn(&small).await.is_some());
+        drop(turns);
+        assert!(next.await.is_some() && compressed.await.is_some());
     }
 }

@@ -1,14 +1,13 @@
 //! The columns of a body: those that the table has, and new ones, whose type all their values decide together.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, StringBuilder};
+use arrow::array::ArrayRef;
 use arrow::error::ArrowError;
 use lakehouse::SqlType;
 
 use super::json::{Node, Value, whole};
 use super::numbers::is_whole;
 use super::values::{Cells, Values};
+use crate::door::DoorColumn;
 
 /// The whole numbers that a double holds without rounding are up to 2^53 (IEEE 754, 53 bits of significand).
 const EXACT_IN_DOUBLE_MAX: i64 = 1 << 53;
@@ -16,19 +15,34 @@ const EXACT_IN_DOUBLE_MAX: i64 = 1 << 53;
 /// A column that the table has.
 pub(super) struct Known {
     pub(super) name: String,
-    pub(super) nullable: bool,
+    /// Whether the door wants to see it in any case.
+    pub(super) is_required: bool,
     pub(super) values: Values,
     /// How many rows it has a value for.
     pub(super) length: usize,
+    /// Whether a good row has a value for it.
+    pub(super) is_there: bool,
 }
 
 /// A column that the table doesn't have: its values, and the rows that they are in.
 pub(super) struct New<'a> {
     pub(super) name: String,
     pub(super) cells: Vec<(usize, &'a str)>,
+    /// Whether a good row has a value for it.
+    pub(super) is_there: bool,
 }
 
 impl Known {
+    pub(super) fn new(door: &DoorColumn) -> Self {
+        let DoorColumn { column, is_declared } = door;
+        // Rows made it a varchar, so it takes what made it one.
+        let values = match &column.data_type {
+            SqlType::Varchar if !is_declared => Values::any_text(),
+            data_type => Values::new(data_type),
+        };
+        Self { name: column.name.clone(), is_required: !column.nullable, values, length: 0, is_there: false }
+    }
+
     /// NULLs up to row `length`.
     pub(super) fn pad(&mut self, length: usize, cells: &mut Cells) -> Result<(), String> {
         while self.length < length {
@@ -82,44 +96,32 @@ impl Common {
         }
     }
 
-    fn data_type(self) -> SqlType {
+    fn values(self) -> Values {
         match self {
-            Self::Bool => SqlType::Boolean,
-            Self::Whole | Self::Long => SqlType::BigInt,
-            Self::Fraction => SqlType::Double,
-            Self::Text => SqlType::Varchar,
+            Self::Bool => Values::new(&SqlType::Boolean),
+            Self::Whole | Self::Long => Values::new(&SqlType::BigInt),
+            Self::Fraction => Values::new(&SqlType::Double),
+            Self::Text => Values::any_text(),
         }
     }
 }
 
 impl New<'_> {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), cells: Vec::new(), is_there: false }
+    }
+
     pub(super) fn finish(&self, length: usize, cells: &mut Cells) -> Result<(String, ArrayRef), ArrowError> {
         // They were read once, so they can be read.
         let nodes = || self.cells.iter().filter_map(|(row, text)| Some((*row, whole(text).ok()?)));
         let common = nodes().map(|(_, node)| Common::of(&node)).reduce(Common::and).unwrap_or(Common::Text);
-        let values = if common == Common::Text {
-            let mut values = StringBuilder::new();
-            let mut filled = 0;
-            for (row, node) in nodes() {
-                (filled..row).take_while(|_| cells.take()).for_each(|_| values.append_null());
-                match &node.value {
-                    Value::Text(text) => values.append_value(text),
-                    _ => values.append_value(node.text),
-                }
-                filled = row + 1;
-            }
-            (filled..length).take_while(|_| cells.take()).for_each(|_| values.append_null());
-            Arc::new(values.finish()) as ArrayRef
-        } else {
-            let values = Values::new(&common.data_type());
-            let mut column = Known { name: String::new(), nullable: true, values, length: 0 };
-            for (row, node) in nodes() {
-                column.pad(row, cells).map_err(ArrowError::ComputeError)?;
-                column.length += 1;
-                column.values.append(Some(&node), cells).map_err(ArrowError::ComputeError)?;
-            }
-            column.finish(length, cells)?.1
-        };
-        Ok((self.name.clone(), values))
+        let (name, values) = (self.name.clone(), common.values());
+        let mut column = Known { name, is_required: false, values, length: 0, is_there: true };
+        for (row, node) in nodes() {
+            column.pad(row, cells).map_err(ArrowError::ComputeError)?;
+            column.length += 1;
+            column.values.append(Some(&node), cells).map_err(ArrowError::ComputeError)?;
+        }
+        column.finish(length, cells)
     }
 }

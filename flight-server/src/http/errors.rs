@@ -79,6 +79,7 @@ pub(super) struct ApiError {
     is_retriable: bool,
     bad_rows: Option<Box<BadRows>>,
     ingest_id: Option<String>,
+    kept_rows: Option<u64>,
     allow: Option<&'static str>,
 }
 
@@ -93,6 +94,7 @@ impl ApiError {
             is_retriable: false,
             bad_rows: None,
             ingest_id: None,
+            kept_rows: None,
             allow: None,
         }
     }
@@ -135,6 +137,13 @@ impl ApiError {
         self
     }
 
+    /// Tells how many rows are kept all the same.
+    #[must_use]
+    pub(super) fn with_kept(mut self, rows: u64) -> Self {
+        self.kept_rows = Some(rows);
+        self
+    }
+
     #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
@@ -153,6 +162,9 @@ impl ApiError {
         error.insert("retriable".to_owned(), self.is_retriable.into());
         if let Some(ingest_id) = &self.ingest_id {
             error.insert("ingest_id".to_owned(), ingest_id.as_str().into());
+        }
+        if let Some(rows) = self.kept_rows {
+            error.insert("kept_rows".to_owned(), rows.into());
         }
         if let Some(bad) = &self.bad_rows {
             error.insert("rejected_rows".to_owned(), bad.count.into());
@@ -225,25 +237,42 @@ pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
     response
 }
 
+/// Each status that an error can have, and each code with it.
+#[cfg(test)]
+pub(super) fn all() -> Vec<(u16, &'static str)> {
+    let of_kinds = tests::STATUSES.map(|(kind, _)| ApiError::from(Error::new(kind, "x")));
+    let own = [
+        ApiError::invalid("x"),
+        ApiError::too_large("x"),
+        ApiError::too_slow("x"),
+        ApiError::unsupported("x"),
+        ApiError::not_acceptable("x"),
+        ApiError::method(None, "x"),
+    ];
+    of_kinds.into_iter().chain(own).map(|error| (error.status.as_u16(), error.code)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    pub(super) const STATUSES: [(Kind, u16); 11] = [
+        (Kind::Invalid, 400),
+        (Kind::Unauthenticated, 401),
+        (Kind::Forbidden, 403),
+        (Kind::NotFound, 404),
+        (Kind::AlreadyExists, 409),
+        (Kind::Conflict, 409),
+        (Kind::Cancelled, 409),
+        (Kind::Exhausted, 429),
+        (Kind::Unavailable, 503),
+        (Kind::Timeout, 504),
+        (Kind::Internal, 500),
+    ];
+
     #[test]
     fn each_kind_has_its_status() {
-        for (kind, status) in [
-            (Kind::Invalid, 400),
-            (Kind::Unauthenticated, 401),
-            (Kind::Forbidden, 403),
-            (Kind::NotFound, 404),
-            (Kind::AlreadyExists, 409),
-            (Kind::Conflict, 409),
-            (Kind::Cancelled, 409),
-            (Kind::Exhausted, 429),
-            (Kind::Unavailable, 503),
-            (Kind::Timeout, 504),
-            (Kind::Internal, 500),
-        ] {
+        for (kind, status) in STATUSES {
             let error = ApiError::from(Error::new(kind, "x"));
             assert_eq!(error.status().as_u16(), status, "{kind:?}");
             assert_eq!(error.to_json()["error"]["retriable"], kind.is_retriable());
@@ -272,13 +301,14 @@ mod tests {
     fn bad_rows_are_told_in_order_and_counted_beyond_what_is_told() {
         let bad = |row| BadRow { row, line: None, column: Some("x".to_owned()), reason: "wrong".to_owned() };
         let mut rows = BadRows::default();
-        (0..90).for_each(|number| rows.push(bad(2 * number + 2)));
-        rows.add(50, (0..50).map(|number| bad(2 * number + 1)));
-        assert_eq!((rows.count, rows.rows.len()), (140, BAD_ROWS_TOLD_MAX));
+        let half = u64::try_from(BAD_ROWS_TOLD_MAX).unwrap() / 2;
+        (0..half + 40).for_each(|number| rows.push(bad(2 * number + 2)));
+        rows.add(half, (0..half).map(|number| bad(2 * number + 1)));
+        assert_eq!((rows.count, rows.rows.len()), (2 * half + 40, BAD_ROWS_TOLD_MAX));
         assert!(rows.rows.iter().zip(1..).all(|(bad, row)| bad.row == row));
-        let error = ApiError::bad_rows("rows were refused", rows).of_ingest("mine").to_json();
-        assert_eq!(error["error"]["rejected_rows"], 140);
-        assert_eq!(error["error"]["ingest_id"], "mine");
+        let error = ApiError::bad_rows("rows were refused", rows).of_ingest("mine").with_kept(7).to_json();
+        assert_eq!(error["error"]["rejected_rows"], 2 * half + 40);
+        assert_eq!((&error["error"]["ingest_id"], &error["error"]["kept_rows"]), (&json!("mine"), &json!(7)));
         assert_eq!(error["error"]["rows"][0], json!({ "row": 1, "column": "x", "reason": "wrong" }));
     }
 }

@@ -36,6 +36,9 @@ use crate::flight::{INGEST_ID_HEADER, ingest_change, set_headers};
 /// Carries the query's id, as `system.queries` has it.
 const QUERY_ID_HEADER: &str = "mallard-query-id";
 
+/// The most parameters of a statement: each becomes a column.
+const PARAMETERS_MAX: usize = 10_000;
+
 /// The decimal digits that a 64-bit float keeps, whatever they are: C's `DBL_DIG`.
 const DOUBLE_DIGITS: usize = 15;
 
@@ -86,8 +89,10 @@ pub(super) async fn run(
     let headers = parts.headers;
     let media_type = body::media_type(&headers);
     let held = body::read(&headers, body, &app.room).await?;
+    let turn = app.room.turn(&held, encoding).await;
     let asked = blocking(move || {
-        let (text, _room) = held.into_text(encoding)?;
+        let _turn = turn;
+        let (text, _share) = held.into_text(encoding)?;
         asked(&text, &media_type)
     })
     .await?;
@@ -141,6 +146,10 @@ fn asked_in_json(text: &str) -> Result<Asked, ApiError> {
 fn parameters(items: &[Node<'_>]) -> Result<Option<RecordBatch>, ApiError> {
     if items.is_empty() {
         return Ok(None);
+    }
+    if items.len() > PARAMETERS_MAX {
+        let what = format!("there are {} parameters, and the most is {PARAMETERS_MAX}", items.len());
+        return Err(ApiError::too_large(format!("{what}; send rows to /v1/ingest")));
     }
     let mut columns = Vec::with_capacity(items.len());
     for (item, place) in items.iter().zip(1..) {

@@ -6,13 +6,14 @@
 //!                         a column that it doesn't have ─► kept until all rows are read, then a type for all of them
 //! ```
 //!
-//! The columns of the batch are in the order in which they first occur, whatever order the table has: a body that is
-//! sent again gives the same batch again.
+//! A body that is sent again should give the same batch again, though the table got new columns in between, perhaps by
+//! this very body. So the columns of the batch are those that the good rows have a value for, in the order in which these
+//! occur; NULL is as good as missing; and a column that the definition doesn't declare takes what would have made it.
+//! What the table still decides is each column's type and spelling, which change if another body was first to make it.
 
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,13 +22,14 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
 use lakehouse::Error;
-use lakehouse::definition::Column;
 use lakehouse::schema::COLUMNS_MAX;
 
 use super::columns::{Known, New};
 use super::errors::{ApiError, BadRow, BadRows};
 use super::json::{Broken, Node, Reader, Value, place};
-use super::values::{CELLS_MAX, Cells, Values};
+use super::values::{CELLS_MAX, Cells};
+use crate::door::{BAD_ROWS_TOLD_MAX, DoorColumn};
+use crate::engine::batch_bytes;
 
 /// The most rows in one body.
 pub(super) const ROWS_MAX: usize = 1_000_000;
@@ -62,11 +64,18 @@ pub(super) struct Rows {
     pub(super) bad: BadRows,
 }
 
+impl Rows {
+    /// What they take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.as_ref().map_or(0, batch_bytes) + self.places.len() * size_of::<Place>()
+    }
+}
+
 /// Reads a body for a table with `columns`; without any, the rows alone decide.
 ///
 /// # Errors
 /// If it is no JSON or has no rows, and if it has too many.
-pub(super) fn read(body: &str, columns: &[Column], shape: Shape) -> Result<Rows, ApiError> {
+pub(super) fn read(body: &str, columns: &[DoorColumn], shape: Shape) -> Result<Rows, ApiError> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let mut table = Table::new(columns);
     if is_lines(body, shape) {
@@ -107,8 +116,12 @@ struct Table<'a> {
     slots: HashMap<String, Slot>,
     /// By name in lower case.
     lower: HashMap<String, Slot>,
-    /// Columns in the order in which they occurred.
+    /// Columns that good rows have values for, in the order in which these occurred.
     order: Vec<Slot>,
+    /// Those that the row under way has the first values for.
+    first: Vec<Slot>,
+    /// Whether any good row has a key, be it for a NULL.
+    has_keys: bool,
     /// Rows so far, with the bad ones.
     length: usize,
     is_good: BooleanBufferBuilder,
@@ -124,17 +137,10 @@ struct Fault {
 }
 
 impl<'a> Table<'a> {
-    fn new(columns: &[Column]) -> Self {
+    fn new(columns: &[DoorColumn]) -> Self {
         // What begins with _ is Mallard's own.
-        let own = columns.iter().filter(|column| !column.name.starts_with('_'));
-        let known: Vec<Known> = own
-            .map(|column| Known {
-                name: column.name.clone(),
-                nullable: column.nullable,
-                values: Values::new(&column.data_type),
-                length: 0,
-            })
-            .collect();
+        let known: Vec<Known> =
+            columns.iter().filter(|door| !door.column.name.starts_with('_')).map(Known::new).collect();
         let names = known.iter().enumerate();
         let lower = names.map(|(at, column)| (column.name.to_lowercase(), Slot::Known(at))).collect();
         Self {
@@ -143,6 +149,8 @@ impl<'a> Table<'a> {
             slots: HashMap::new(),
             lower,
             order: Vec::new(),
+            first: Vec::new(),
+            has_keys: false,
             length: 0,
             is_good: BooleanBufferBuilder::new(0),
             places: Vec::new(),
@@ -213,15 +221,15 @@ impl<'a> Table<'a> {
                 return self.refuse(line, Fault { column: None, reason });
             }
         };
-        for (key, value) in entries {
-            let slot = self.slot(key, value)?;
-            if let Some(slot) = slot
-                && let Err(reason) = self.set(slot, value)
-            {
+        for (key, value) in entries.iter().filter(|(_, node)| !matches!(node.value, Value::Null)) {
+            let slot = self.slot(key)?;
+            if let Err(reason) = self.set(slot, value) {
                 self.check_room()?;
                 return self.refuse(line, Fault { column: Some(key.to_string()), reason });
             }
         }
+        self.has_keys |= !entries.is_empty();
+        self.note_first();
         let place = self.next_place(line)?;
         self.places.push(place);
         self.is_good.append(true);
@@ -229,10 +237,25 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
+    /// The row under way is good, so the columns that it has the first values for are there.
+    fn note_first(&mut self) {
+        for slot in self.first.drain(..) {
+            let is_there = match slot {
+                Slot::Known(at) => self.known.get_mut(at).map(|column| &mut column.is_there),
+                Slot::New(at) => self.new.get_mut(at).map(|column| &mut column.is_there),
+            };
+            if let Some(is_there) = is_there {
+                *is_there = true;
+                self.order.push(slot);
+            }
+        }
+    }
+
     /// Leaves out the row under way.
     fn refuse(&mut self, line: Option<u64>, fault: Fault) -> Result<(), ApiError> {
         let Place { row, line } = self.next_place(line)?;
         let length = self.length;
+        self.first.clear();
         for column in &mut self.new {
             // A row has one value of a column at most.
             if column.cells.last().is_some_and(|(row, _)| *row == length) {
@@ -261,32 +284,30 @@ impl<'a> Table<'a> {
         )))
     }
 
-    /// The column called `key`. A new one without a value is none: it has no type.
-    fn slot(&mut self, key: &Cow<'_, str>, value: &Node<'a>) -> Result<Option<Slot>, ApiError> {
-        if let Some(slot) = self.slots.get(&**key) {
-            return Ok(Some(*slot));
+    /// The column called `key`.
+    fn slot(&mut self, key: &str) -> Result<Slot, ApiError> {
+        if let Some(slot) = self.slots.get(key) {
+            return Ok(*slot);
         }
         let lower = key.to_lowercase();
         let slot = match self.lower.get(&lower) {
             Some(slot) => *slot,
-            None if matches!(value.value, Value::Null) => return Ok(None),
             None => {
                 if self.new.len() == COLUMNS_MAX {
                     let what = "put some into a list, or under one key";
                     return Err(ApiError::too_large(format!("the rows have over {COLUMNS_MAX} new columns; {what}")));
                 }
-                self.new.push(New { name: key.to_string(), cells: Vec::new() });
+                self.new.push(New::new(key));
                 let slot = Slot::New(self.new.len() - 1);
                 self.lower.insert(lower, slot);
-                self.order.push(slot);
                 slot
             }
         };
-        self.slots.insert(key.to_string(), slot);
-        Ok(Some(slot))
+        self.slots.insert(key.to_owned(), slot);
+        Ok(slot)
     }
 
-    /// Sets a value of the row under way.
+    /// Sets a value of the row under way, which is not NULL.
     fn set(&mut self, slot: Slot, value: &Node<'a>) -> Result<(), String> {
         let twice = || Err("two keys name this column (case is not told apart); send one".to_owned());
         match slot {
@@ -295,8 +316,8 @@ impl<'a> Table<'a> {
                 if column.length > self.length {
                     return twice();
                 }
-                if column.length == 0 {
-                    self.order.push(slot);
+                if !column.is_there {
+                    self.first.push(slot);
                 }
                 column.pad(self.length, &mut self.cells)?;
                 column.length += 1;
@@ -307,9 +328,10 @@ impl<'a> Table<'a> {
                 if column.cells.last().is_some_and(|(row, _)| *row == self.length) {
                     return twice();
                 }
-                if !matches!(value.value, Value::Null) {
-                    column.cells.push((self.length, value.text));
+                if !column.is_there {
+                    self.first.push(slot);
                 }
+                column.cells.push((self.length, value.text));
                 if self.cells.take() { Ok(()) } else { Err("there are too many values".to_owned()) }
             }
         }
@@ -319,10 +341,16 @@ impl<'a> Table<'a> {
         if self.places.is_empty() {
             return Ok(Rows { batch: None, places: self.places, bad: self.bad });
         }
-        // A column that may not be NULL is there for the door to look at.
-        let missing = self.known.iter().enumerate().filter(|(_, column)| column.length == 0 && !column.nullable);
-        let missing: Vec<Slot> = missing.map(|(at, _)| Slot::Known(at)).collect();
-        self.order.extend(missing);
+        let known = self.known.iter().enumerate();
+        let missing = known.filter(|(_, column)| column.is_required && !column.is_there);
+        self.order.extend(missing.map(|(at, _)| Slot::Known(at)));
+        if self.order.is_empty() && self.has_keys && !self.known.is_empty() {
+            // Rows of NULLs are rows, and need a column to be in.
+            self.order.push(Slot::Known(0));
+        }
+        if self.order.is_empty() {
+            return Ok(self.without_values());
+        }
         let mut known: Vec<Option<Known>> = std::mem::take(&mut self.known).into_iter().map(Some).collect();
         let mut columns: Vec<(String, ArrayRef)> = Vec::with_capacity(self.order.len());
         for slot in std::mem::take(&mut self.order) {
@@ -331,17 +359,13 @@ impl<'a> Table<'a> {
                     Some(column) => column.finish(self.length, &mut self.cells),
                     None => continue,
                 },
-                Slot::New(at) => match self.new.get(at).filter(|column| !column.cells.is_empty()) {
+                Slot::New(at) => match self.new.get(at) {
                     Some(column) => column.finish(self.length, &mut self.cells),
                     None => continue,
                 },
             };
             self.check_room()?;
             columns.push(column.map_err(unbuilt)?);
-        }
-        if columns.is_empty() {
-            let what = "the rows have no values; send objects with a key for each column";
-            return Err(ApiError::invalid(what));
         }
         let fields: Vec<Field> =
             columns.iter().map(|(name, values)| Field::new(name, values.data_type().clone(), true)).collect();
@@ -353,6 +377,20 @@ impl<'a> Table<'a> {
             filter_record_batch(&batch, &BooleanArray::new(self.is_good.finish(), None)).map_err(unbuilt)?
         };
         Ok(Rows { batch: Some(batch), places: self.places, bad: self.bad })
+    }
+
+    /// No column at all, so no row is good.
+    fn without_values(mut self) -> Rows {
+        let reason = "it has no value; send an object with a key for each column";
+        let count = u64::try_from(self.places.len()).unwrap_or(u64::MAX);
+        let told = self.places.iter().take(BAD_ROWS_TOLD_MAX).map(|place| BadRow {
+            row: place.row,
+            line: place.line,
+            column: None,
+            reason: reason.to_owned(),
+        });
+        self.bad.add(count, told);
+        Rows { batch: None, places: Vec::new(), bad: self.bad }
     }
 }
 

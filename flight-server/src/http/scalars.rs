@@ -76,6 +76,14 @@ fn too_large(digits: &str, data_type: &SqlType) -> String {
     format!("{} does not fit into {data_type}; send a smaller number", shortened(digits))
 }
 
+/// A text as it is, anything else as the row writes it.
+pub(super) fn any_text<'n>(node: &'n Node<'_>) -> &'n str {
+    match &node.value {
+        Value::Text(text) => text,
+        _ => node.text,
+    }
+}
+
 /// A text as it is; JSON as the row writes it.
 pub(super) fn text<'n>(node: &'n Node<'_>, data_type: &SqlType) -> Result<Cow<'n, str>, String> {
     match &node.value {
@@ -92,7 +100,7 @@ pub(super) fn date(node: &Node<'_>) -> Result<i32, String> {
     day.map(Date32Type::from_naive_date).map_err(|_| format!("{:?} is no day; send {what}", shortened(text)))
 }
 
-/// Microseconds; what is finer is cut, as everywhere.
+/// Microseconds. What is finer is refused, as everywhere: nothing is cut.
 pub(super) fn time(node: &Node<'_>, data_type: &SqlType) -> Result<i64, String> {
     let is_instant = *data_type == SqlType::Timestamp;
     let what = if is_instant {
@@ -102,7 +110,19 @@ pub(super) fn time(node: &Node<'_>, data_type: &SqlType) -> Result<i64, String> 
     };
     let Value::Text(text) = &node.value else { return Err(wrong(node, data_type, what)) };
     let us = if is_instant { instant(text) } else { wall_clock(text) };
-    us.ok_or_else(|| format!("{:?} is no {data_type}; send {what}", shortened(text)))
+    let us = us.ok_or_else(|| format!("{:?} is no {data_type}; send {what}", shortened(text)))?;
+    if is_finer_than_micros(text) {
+        let what = "is finer than microseconds, and times are kept in microseconds; round it";
+        return Err(format!("{:?} {what}", shortened(text)));
+    }
+    Ok(us)
+}
+
+/// Looks at the digits, since the parser drops those behind the ninth.
+fn is_finer_than_micros(text: &str) -> bool {
+    const MICRO_DIGITS: usize = 6;
+    let Some((_, fraction)) = text.split_once('.') else { return false };
+    fraction.bytes().take_while(u8::is_ascii_digit).skip(MICRO_DIGITS).any(|digit| digit != b'0')
 }
 
 fn instant(text: &str) -> Option<i64> {

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use arrow::array::RecordBatch;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::door::{BadRow, IngestOptions, OpenIngest, OpenStream, Rejected};
+use crate::door::{BAD_ROWS_TOLD_MAX, BadRow, DoorColumn, IngestOptions, OpenIngest, OpenStream, Rejected};
 use crate::engine::fixture::Fixture;
 
 #[test]
@@ -30,7 +30,77 @@ fn the_description_has_each_route_and_no_other() {
     assert_eq!(description().unwrap()["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// A door to one table, `numbers`, with a column `n`: rows of 13 are refused, and of 666 none is.
+fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(fields.get("$ref").and_then(Value::as_str));
+            fields.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_description_refers_to_each_of_its_components_and_to_nothing_else() {
+    let description = description().unwrap();
+    let mut referred = BTreeSet::new();
+    references(&description, &mut referred);
+    let components =
+        description["components"].as_object().unwrap().iter().flat_map(|(kind, all)| {
+            all.as_object().unwrap().keys().map(move |name| format!("#/components/{kind}/{name}"))
+        });
+    let components: BTreeSet<String> = components.collect();
+    assert_eq!(referred, components.iter().map(String::as_str).collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn the_description_has_each_status_and_code_that_an_error_can_have() {
+    let description = description().unwrap();
+    let all = errors::all();
+    let codes: BTreeSet<&str> = all.iter().map(|(_, code)| *code).collect();
+    let schema = &description["components"]["schemas"]["Error"]["properties"]["error"]["properties"];
+    let described: BTreeSet<&str> =
+        schema["code"]["enum"].as_array().unwrap().iter().map(|code| code.as_str().unwrap()).collect();
+    assert_eq!(described, codes);
+    assert_eq!(schema["rows"]["maxItems"], BAD_ROWS_TOLD_MAX);
+    // What a route never answers with: nothing is chosen by Accept, no body is read, no method is wrong.
+    let never = BTreeMap::from([
+        ("ingest", vec![405, 406]),
+        ("read", vec![408, 413, 415]),
+        ("run", vec![405]),
+        ("describe", vec![]),
+        ("health", vec![]),
+    ]);
+    let mut seen = BTreeSet::new();
+    for route in &ROUTES {
+        for method in route.methods {
+            let operation = &description["paths"][route.path][method.to_lowercase()];
+            let name = operation["operationId"].as_str().unwrap();
+            let (never, responses) = (&never[name], operation["responses"].as_object().unwrap());
+            // Those that take nothing fail in few ways, and so have one description for all of them.
+            let default = responses.get("default");
+            assert_eq!(default.is_some(), ["describe", "health"].contains(&name), "{name}");
+            for status in all.iter().map(|(status, _)| *status).filter(|status| !never.contains(status)) {
+                let wanted = if [429, 503].contains(&status) && default.is_none() { "Later" } else { "Error" };
+                let response = responses.get(&status.to_string()).or(default);
+                let response = response.unwrap_or_else(|| panic!("{name} does not describe {status}"));
+                assert_eq!(response["$ref"], format!("#/components/responses/{wanted}"), "{name} {status}");
+            }
+            let others: Vec<_> = responses
+                .keys()
+                .map(String::as_str)
+                .filter(|status| !["200", "default"].contains(status))
+                .filter(|status| !all.iter().any(|(known, _)| known.to_string() == **status))
+                .collect();
+            assert!(others.is_empty(), "{name} has {others:?}, which no error has");
+            seen.insert(name);
+        }
+    }
+    assert_eq!(seen, never.keys().copied().collect::<BTreeSet<_>>());
+}
+
+/// A door to one table, `numbers`, with a column `n`: rows of 13 are refused, 666 is a bug, with 503 one row is kept.
 #[derive(Default)]
 struct FakeDoor(Arc<Mutex<Vec<i64>>>);
 
@@ -45,12 +115,13 @@ impl IngestDoor for FakeDoor {
         Err(Error::internal("HTTP has no streams"))
     }
 
-    async fn columns(&self, table: &str) -> Result<Vec<Column>> {
+    async fn columns(&self, table: &str) -> Result<Vec<DoorColumn>> {
         if table != "numbers" {
             return Err(Error::not_found(format!("there is no table {table:?}; there are: numbers")));
         }
         let data_type = lakehouse::SqlType::BigInt;
-        Ok(vec![Column { name: "n".to_owned(), data_type, nullable: false, description: None }])
+        let column = Column { name: "n".to_owned(), data_type, nullable: false, description: None };
+        Ok(vec![DoorColumn { column, is_declared: true }])
     }
 
     fn is_open(&self) -> bool {
@@ -98,9 +169,17 @@ impl OpenIngest for FakeIngest {
     }
 
     async fn finish(&mut self) -> Result<Receipt> {
+        if self.rows.contains(&503) {
+            self.rows.truncate(1);
+            return Err(Error::unavailable("the stream is down"));
+        }
         let rows = self.accepted_rows();
         self.kept.lock().unwrap().append(&mut self.rows);
         Ok(Receipt { ingest_id: self.id.clone(), table: "numbers".to_owned(), rows, frames: 1, bytes: 100 })
+    }
+
+    async fn give_up(&mut self) -> u64 {
+        self.accepted_rows()
     }
 
     fn accepted_rows(&self) -> u64 {
@@ -198,6 +277,67 @@ async fn rows_are_taken_all_or_none_unless_a_part_will_do() {
     assert_eq!(taken.body["rejected"].as_array().unwrap().len(), 2);
     assert!(taken.head.contains("mallard-ingest-id: given"), "{}", taken.head);
     assert_eq!(*server.kept.lock().unwrap(), [1, 2]);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_part_is_asked_for_in_the_url_or_in_a_header() {
+    let server = TestServer::start().await;
+    let (path, body) = ("/v1/ingest/numbers", "[{\"n\":1},{\"n\":\"x\"}]");
+    let partial = |value: &str| format!("mallard-partial: {value}\r\n");
+    for (query, header, status) in [
+        ("", partial("true"), 200),
+        ("?partial=true", partial("false"), 200),
+        ("?partial=false", partial("true"), 200),
+        ("", partial("false"), 400),
+        ("?partial=false", String::new(), 400),
+        ("?partial=true", partial("perhaps"), 400),
+    ] {
+        let answer = server.post(&format!("{path}{query}"), &header, body).await;
+        assert_eq!(answer.status, status, "{query} {header} {}", answer.body);
+    }
+    assert_eq!(*server.kept.lock().unwrap(), [1, 1, 1]);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn if_no_row_is_good_even_a_part_is_refused_whoever_found_that_out() {
+    let server = TestServer::start().await;
+    for body in ["{\"n\":\"x\"}\n{\"n\":[]}", "{\"n\":13}\n{\"n\":13}", "{\"n\":13}\n{\"n\":\"x\"}"] {
+        for query in ["", "?partial=true"] {
+            let refused = server.post(&format!("/v1/ingest/numbers{query}"), "", body).await;
+            let error = &refused.body["error"];
+            assert_eq!((refused.status, &error["rejected_rows"]), (400, &json!(2)), "{body}");
+            assert_eq!(error["rows"].as_array().unwrap().len(), 2);
+            assert!(!error["message"].as_str().unwrap().contains("partial"), "{error}");
+        }
+    }
+    assert!(server.kept.lock().unwrap().is_empty());
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_left_out_is_named_or_none_is_taken() {
+    let server = TestServer::start().await;
+    let body = |bad: usize| format!("{}{{\"n\":1}}", "{\"n\":13}\n{\"n\":\"x\"}\n".repeat(bad / 2));
+    let path = "/v1/ingest/numbers?partial=true";
+    let taken = server.post(path, "", &body(BAD_ROWS_TOLD_MAX)).await;
+    assert_eq!((taken.status, taken.body["rejected"].as_array().unwrap().len()), (200, BAD_ROWS_TOLD_MAX));
+    let refused = server.post(path, "", &body(BAD_ROWS_TOLD_MAX + 2)).await;
+    assert_eq!((refused.status, &refused.body["error"]["rejected_rows"]), (400, &json!(BAD_ROWS_TOLD_MAX + 2)));
+    assert_eq!(*server.kept.lock().unwrap(), [1]);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn an_error_on_the_way_tells_the_id_and_what_is_kept() {
+    let server = TestServer::start().await;
+    let failed = server.post("/v1/ingest/numbers", "", "[{\"n\":1},{\"n\":503}]").await;
+    let error = &failed.body["error"];
+    assert_eq!((failed.status, &error["ingest_id"], &error["kept_rows"]), (503, &json!("given"), &json!(1)));
+    assert!(failed.head.contains("mallard-ingest-id: given"), "{}", failed.head);
+    let early = server.post("/v1/ingest/numbers", "", "{\"n\":").await;
+    assert_eq!((early.status, early.body["error"].get("ingest_id")), (400, None));
     server.stopped().await;
 }
 

@@ -15,7 +15,7 @@ use lakehouse::SqlType;
 use lakehouse::name::same_column;
 
 use super::json::{Node, Value};
-use super::scalars::{blob, boolean, date, decimal, float, integer, text, time, wrong};
+use super::scalars::{any_text, blob, boolean, date, decimal, float, integer, text, time, wrong};
 
 /// The most values that one request may make, those that are missing counted: each takes some bytes, even where the
 /// text has none.
@@ -56,6 +56,7 @@ enum Builder {
     Double(Float64Builder),
     Decimal(Decimal128Builder),
     Text(StringBuilder),
+    AnyText(StringBuilder),
     Date(Date32Builder),
     Time(TimestampMicrosecondBuilder),
     Blob(BinaryBuilder),
@@ -119,6 +120,11 @@ impl Values {
         Self { data_type: data_type.clone(), builder }
     }
 
+    /// Texts as they are, and the JSON text of everything else.
+    pub(super) fn any_text() -> Self {
+        Self { data_type: SqlType::Varchar, builder: Builder::AnyText(StringBuilder::new()) }
+    }
+
     /// Appends a value; NULL if there is none, and if it doesn't fit.
     ///
     /// # Errors
@@ -139,6 +145,7 @@ impl Values {
             Builder::Double(to) => put(node, |node| float(node, data_type), |value| to.append_option(value)),
             Builder::Decimal(to) => put(node, |node| decimal(node, data_type), |value| to.append_option(value)),
             Builder::Text(to) => put(node, |node| text(node, data_type), |value| to.append_option(value)),
+            Builder::AnyText(to) => put(node, |node| Ok(any_text(node)), |value| to.append_option(value)),
             Builder::Date(to) => put(node, |node| date(node), |value| to.append_option(value)),
             Builder::Time(to) => put(node, |node| time(node, data_type), |value| to.append_option(value)),
             Builder::Blob(to) => put(node, |node| blob(node), |value| to.append_option(value)),
@@ -179,7 +186,7 @@ impl Values {
             Builder::Float(values) => Arc::new(values.finish()),
             Builder::Double(values) => Arc::new(values.finish()),
             Builder::Decimal(values) => Arc::new(values.finish()),
-            Builder::Text(values) => Arc::new(values.finish()),
+            Builder::Text(values) | Builder::AnyText(values) => Arc::new(values.finish()),
             Builder::Date(values) => Arc::new(values.finish()),
             Builder::Time(values) => Arc::new(values.finish()),
             Builder::Blob(values) => Arc::new(values.finish()),

@@ -14,8 +14,8 @@ pub struct Bill {
     pub rows: u64,
     /// Their bytes in memory, as Arrow has them.
     pub row_bytes: u64,
-    /// Calls to the delivery stream.
-    pub calls: u64,
+    /// Calls of the delivery stream, each with up to 500 records.
+    pub puts: u64,
     /// Records that are kept.
     pub records: u64,
     /// Their bytes.
@@ -45,7 +45,7 @@ impl Billing {
     /// Notes a call whose records are kept.
     pub(super) fn sent(&self, table: &Name, records: &[usize]) {
         self.with(table, |bill| {
-            bill.calls += 1;
+            bill.puts += 1;
             for bytes in records {
                 bill.records += 1;
                 bill.bytes += *bytes as u64;
@@ -83,7 +83,7 @@ mod tests {
         billing.sent(&table, &[1, 5 * 1024, 5 * 1024 + 1]);
         billing.kept(&table, 1_000, 100_000);
         let bill = billing.all()[&table];
-        assert_eq!((bill.calls, bill.records, bill.bytes), (1, 3, 10 * 1024 + 2));
+        assert_eq!((bill.puts, bill.records, bill.bytes), (1, 3, 10 * 1024 + 2));
         assert_eq!(bill.billed_bytes, 4 * 5 * 1024);
         assert_eq!(bill.billed_bytes_unpacked(), 1_000 * 5 * 1024);
         assert_eq!(Bill::default().billed_bytes_unpacked(), 0);

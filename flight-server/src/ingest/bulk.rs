@@ -32,7 +32,7 @@ impl Ingest {
     }
 
     async fn send(&mut self, rows: Vec<RecordBatch>, is_last: bool) -> Result<()> {
-        let numbering = Numbering { first: self.next_frame, next: 0, is_last };
+        let numbering = Numbering { first: self.next_frame, end: None, is_last };
         self.next_frame += self.sending.send(rows, numbering, None).await?;
         Ok(())
     }
@@ -52,24 +52,20 @@ impl OpenIngest for Ingest {
         let before = self.rows_seen;
         self.rows_seen += batch.num_rows() as u64;
         let (batch, rejected) = self.intake.admit(batch, |row| format!("row {}", before + row + 1))?;
-        let mut pieces = cut(batch);
-        if pieces.len() > 1
-            && let Some(last) = pieces.last_mut()
-        {
-            *last = alone(last);
-        }
-        for piece in pieces {
+        for piece in cut(batch) {
             if let Some(full) = self.gathered.add(piece) {
                 self.send(full, false).await?;
             }
         }
+        self.gathered.stand_alone();
         self.sending.settle_ready()?;
         Ok(rejected)
     }
 
     async fn finish(&mut self) -> Result<Receipt> {
         let rest = self.gathered.take();
-        if !rest.is_empty() {
+        // If nothing waits, a frame without rows says that it was the last one.
+        if !rest.is_empty() || self.next_frame > 0 {
             self.send(rest, true).await?;
         }
         self.sending.settle_all().await?;
@@ -78,6 +74,12 @@ impl OpenIngest for Ingest {
             self.sending.note_receipt();
         }
         Ok(self.sending.receipt().clone())
+    }
+
+    async fn give_up(&mut self) -> u64 {
+        // A parcel that is not kept ends the wait: those behind it don't count without it.
+        let _ = self.sending.settle_all().await;
+        self.accepted_rows()
     }
 
     fn accepted_rows(&self) -> u64 {
@@ -91,24 +93,30 @@ struct Gathered {
     batches: Vec<RecordBatch>,
     bytes: usize,
     rows: usize,
+    /// How many of the batches keep nothing alive but themselves.
+    alone: usize,
 }
 
 impl Gathered {
-    /// Takes some rows. If they are too many together with those that wait, gives these. So something waits at the end
-    /// of every ingest that has rows.
+    /// Takes some rows. If they are enough with those that wait, gives all of these.
     fn add(&mut self, piece: RecordBatch) -> Option<Vec<RecordBatch>> {
-        let bytes = batch_bytes(&piece);
-        let is_full = self.bytes + bytes > GATHERED_BYTES || self.rows + piece.num_rows() > GATHERED_ROWS;
-        let full = (is_full && !self.batches.is_empty()).then(|| self.take());
-        self.bytes += bytes;
+        self.bytes += batch_bytes(&piece);
         self.rows += piece.num_rows();
         self.batches.push(piece);
-        full
+        (self.bytes >= GATHERED_BYTES || self.rows >= GATHERED_ROWS).then(|| self.take())
     }
 
     fn take(&mut self) -> Vec<RecordBatch> {
-        (self.bytes, self.rows) = (0, 0);
+        (self.bytes, self.rows, self.alone) = (0, 0, 0);
         std::mem::take(&mut self.batches)
+    }
+
+    /// Copies what waits, unless it was before: a slice keeps the whole message alive that it came in.
+    fn stand_alone(&mut self) {
+        for batch in self.batches.iter_mut().skip(self.alone) {
+            *batch = alone(batch);
+        }
+        self.alone = self.batches.len();
     }
 }
 

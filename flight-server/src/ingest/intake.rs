@@ -41,7 +41,7 @@ impl Intake {
         let bad = self.judge(&batch)?;
         let Some(good) = &bad.mask else { return Ok((batch, Rejected::default())) };
         let rejected = told(&bad);
-        if !self.is_partial {
+        if !self.is_partial || rejected.count > rejected.rows.len() as u64 {
             return Err(Error::invalid(refusal(&self.table, &rejected, place)));
         }
         let kept = filter_record_batch(&batch, good)

@@ -21,15 +21,18 @@ mod shipping;
 mod stream;
 mod underway;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use lakehouse::definition::{Column, Table};
+use lakehouse::name::same_column;
 use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, NewTable, Result, SqlType, delta, schema};
 use proto::frame::Compression;
+use tokio::sync::Semaphore;
 use uuid::{NoContext, Timestamp, Uuid};
 
 pub use accepted::{AcceptedIngest, AcceptedIngests};
@@ -38,7 +41,7 @@ pub use shipping::{LANE_BYTES_MAX, SHIPPING_BYTES_MAX};
 pub use stream::OFFSET_MAX;
 
 use crate::delivery::DeliveryStream;
-use crate::door::{IngestDoor, IngestOptions, OpenIngest, OpenStream};
+use crate::door::{DoorColumn, IngestDoor, IngestOptions, OpenIngest, OpenStream};
 use bulk::Ingest;
 use intake::Intake;
 use sending::{Sending, Shared};
@@ -47,6 +50,9 @@ use stream::Stream;
 
 /// The longest ingest id that a client may choose, in bytes.
 pub const INGEST_ID_BYTES_MAX: usize = 128;
+
+/// How many threads frame rows at once; each holds a batch.
+const FRAMINGS_MAX: usize = 8;
 
 /// The door for all ingests into one lakehouse.
 pub struct Door {
@@ -80,6 +86,7 @@ impl Door {
             compression: Compression::Lz4,
             accepted: traces.accepted,
             billing: traces.billing,
+            framings: Arc::new(Semaphore::new(FRAMINGS_MAX)),
             last_received_us: AtomicI64::new(0),
         });
         Self { definitions, lake, shared }
@@ -94,7 +101,7 @@ impl Door {
         definition.table(table).cloned()
     }
 
-    async fn known_columns(&self, table: &Table) -> Result<(Vec<Column>, Option<arrow::datatypes::Schema>)> {
+    async fn known_columns(&self, table: &Table) -> Result<(Vec<Column>, Option<Schema>)> {
         let stored = match self.lake.open(Layer::Silver, &table.name).await? {
             Some(silver) => Some(delta::stored_schema(&silver)?),
             None => None,
@@ -111,7 +118,9 @@ impl Door {
         };
         let (columns, stored) = self.known_columns(&table).await?;
         schema::admit(&table, stored.as_ref(), &incoming)?;
-        let sending = Sending::new(Arc::clone(&self.shared), table.name.clone(), incoming, ingest_id);
+        // What clients note beside names and types (pandas does so at length) would come with each frame.
+        let plain = without_metadata(&incoming);
+        let sending = Sending::new(Arc::clone(&self.shared), table.name.clone(), plain, ingest_id)?;
         let (is_partial, compression) = (options.is_partial, self.shared.compression);
         Ok((Intake { table, columns, is_partial, compression }, sending))
     }
@@ -129,22 +138,16 @@ impl IngestDoor for Door {
         Ok(Box::new(Stream::new(intake, sending)))
     }
 
-    async fn columns(&self, table: &str) -> Result<Vec<Column>> {
+    async fn columns(&self, table: &str) -> Result<Vec<DoorColumn>> {
         let table = self.table(table).await?;
         if table.transform.is_some() {
             // What comes in is the transform's affair.
             return Ok(Vec::new());
         }
-        let mut columns = self.known_columns(&table).await?.0;
-        for column in &mut columns {
-            // Delta has JSON as text.
-            if table.column(&column.name).is_some_and(|declared| declared.data_type == SqlType::Json) {
-                column.data_type = SqlType::Json;
-            }
-        }
+        let known = self.known_columns(&table).await?.0.into_iter().map(|column| door_column(&table, column));
         let dropped = table.columns.iter().filter(|column| table.drops(&column.name));
-        columns.extend(dropped.map(|column| Column { nullable: true, ..column.clone() }));
-        Ok(columns)
+        let dropped = dropped.map(|column| Column { nullable: true, ..column.clone() });
+        Ok(known.chain(dropped.map(|column| DoorColumn { column, is_declared: true })).collect())
     }
 
     fn is_open(&self) -> bool {
@@ -159,6 +162,19 @@ impl IngestDoor for Door {
         let is_known = self.definitions.now().tables.contains_key(table);
         Ok(is_known || self.definitions.refresh().await?.tables.contains_key(table))
     }
+}
+
+/// A column that the table has, as rows for it are to have it.
+fn door_column(table: &Table, mut column: Column) -> DoorColumn {
+    let declared = table.column(&column.name);
+    // Delta has JSON as text.
+    if declared.is_some_and(|declared| declared.data_type == SqlType::Json) {
+        column.data_type = SqlType::Json;
+    }
+    // What tells rows apart, and what orders them, is never NULL, whatever the stored type says.
+    let is_sequence = table.sequence_by.as_deref().is_some_and(|name| same_column(name, &column.name));
+    column.nullable &= !is_sequence && !table.is_key(&column.name);
+    DoorColumn { column, is_declared: declared.is_some() }
 }
 
 /// The door of a server that only reads.
@@ -181,7 +197,7 @@ impl IngestDoor for ShutDoor {
         Err(shut(table))
     }
 
-    async fn columns(&self, table: &str) -> Result<Vec<Column>> {
+    async fn columns(&self, table: &str) -> Result<Vec<DoorColumn>> {
         Err(shut(table))
     }
 
@@ -196,6 +212,12 @@ impl IngestDoor for ShutDoor {
     async fn has(&self, table: &str) -> Result<bool> {
         Err(shut(table))
     }
+}
+
+/// The schema's names, types and nullability alone.
+fn without_metadata(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_metadata(HashMap::new()));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// An id that a client chose: it becomes part of Delta's transaction ids, and of what a query waits for, so it is plain.

@@ -28,8 +28,11 @@ use crate::delivery::{CALL_BYTES_MAX, DeliveryStream};
 /// Encoded bytes that may be under way for one table. Its producers wait beyond it.
 pub const LANE_BYTES_MAX: usize = 16 << 20;
 
-/// Encoded bytes that may be under way for all tables together.
+/// Encoded bytes that may be under way for all tables together, beside those that each table is sure of.
 pub const SHIPPING_BYTES_MAX: usize = 128 << 20;
+
+/// Encoded bytes that a table may always have under way.
+const LANE_BYTES_SURE: usize = CALL_BYTES_MAX;
 
 /// Takes frames to the delivery stream.
 pub(super) struct Shipping {
@@ -46,11 +49,13 @@ struct Lane {
     room: Arc<Semaphore>,
 }
 
+/// What a load takes of the room of its lane, and of that of all.
+type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// Frames that someone waits for.
 struct Load {
     frames: Vec<Bytes>,
-    /// Given back when the load is answered.
-    room: [OwnedSemaphorePermit; 2],
+    room: Room,
     reply: oneshot::Sender<Result<()>>,
 }
 
@@ -67,10 +72,16 @@ impl Shipping {
     pub(super) async fn ship(&self, table: &Name, frames: Vec<Bytes>) -> Result<Shipment> {
         let lane = self.lane(table);
         let bytes = u32::try_from(frames.iter().map(Bytes::len).sum::<usize>()).unwrap_or(u32::MAX);
-        let of_lane = lane.room.acquire_many_owned(bytes).await.map_err(|_| ended())?;
-        let of_all = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| ended())?;
+        let of_lane = Arc::clone(&lane.room).acquire_many_owned(bytes).await.map_err(|_| ended())?;
+        // A lane that is nearly empty goes on, whatever other tables have under way.
+        let is_nearly_empty = lane.room.available_permits() >= LANE_BYTES_MAX - LANE_BYTES_SURE;
+        let of_all = if is_nearly_empty {
+            None
+        } else {
+            Some(Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| ended())?)
+        };
         let (reply, shipment) = oneshot::channel();
-        lane.loads.send(Load { frames, room: [of_lane, of_all], reply }).map_err(|_| ended())?;
+        lane.loads.send(Load { frames, room: (of_lane, of_all), reply }).map_err(|_| ended())?;
         Ok(shipment)
     }
 
@@ -109,8 +120,9 @@ pub(super) fn ended() -> Error {
 /// A load under way: how many of its frames are not kept yet.
 struct Waiting {
     frames: usize,
-    reply: oneshot::Sender<Result<()>>,
-    _room: [OwnedSemaphorePermit; 2],
+    /// None once it was answered.
+    reply: Option<oneshot::Sender<Result<()>>>,
+    _room: Room,
 }
 
 /// A call that ended: for whom its frames were, and how it went.
@@ -173,7 +185,7 @@ impl LaneWork {
         let number = self.next_load;
         self.next_load += 1;
         self.due.get_or_insert_with(|| Instant::now() + self.linger);
-        self.loads.insert(number, Waiting { frames: load.frames.len(), reply: load.reply, _room: load.room });
+        self.loads.insert(number, Waiting { frames: load.frames.len(), reply: Some(load.reply), _room: load.room });
         for frame in load.frames {
             self.packer.add(Addressed { frame, sender: number });
         }
@@ -204,15 +216,20 @@ impl LaneWork {
         for number in senders {
             let Some(waiting) = self.loads.get_mut(&number) else { continue };
             waiting.frames -= 1;
-            if waiting.frames > 0 && outcome.is_ok() {
-                continue;
+            let answer = match &outcome {
+                Ok(()) if waiting.frames > 0 => continue,
+                Ok(()) => Ok(()),
+                // Whatever is wrong with the stream, the rows are not at fault: they can come again once it is mended.
+                Err(error) if error.kind().is_retriable() => Err(error.again()),
+                Err(error) => Err(Error::unavailable(error.chain())),
+            };
+            if let Some(reply) = waiting.reply.take() {
+                // Who sent it may have stopped waiting.
+                let _ = reply.send(answer);
             }
-            if let Some(waiting) = self.loads.remove(&number) {
-                let answer = match &outcome {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(error.again()),
-                };
-                let _ = waiting.reply.send(answer);
+            // Its room is given back once all of its frames have left.
+            if waiting.frames == 0 {
+                self.loads.remove(&number);
             }
         }
     }

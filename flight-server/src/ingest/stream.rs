@@ -23,13 +23,11 @@ pub(super) struct Stream {
     sending: Sending,
     /// The number of the next batch; none has come before the first.
     next: Option<u64>,
-    /// The newest batch that is kept and was not told yet.
-    untold: Option<u64>,
 }
 
 impl Stream {
     pub(super) fn new(intake: Intake, sending: Sending) -> Self {
-        Self { intake, sending, next: None, untold: None }
+        Self { intake, sending, next: None }
     }
 
     fn check_offset(&self, offset: u64) -> Result<()> {
@@ -57,30 +55,30 @@ impl OpenStream for Stream {
     async fn push(&mut self, offset: u64, batch: RecordBatch) -> Result<Rejected> {
         self.check_offset(offset)?;
         let (batch, rejected) = self.intake.admit(batch, |row| format!("row {} of batch {offset}", row + 1))?;
-        let numbering = Numbering {
-            first: offset * FRAMES_PER_BATCH_MAX,
-            next: (offset + 1) * FRAMES_PER_BATCH_MAX,
-            is_last: false,
-        };
-        // A message is far too small for as many frames as there are numbers.
+        let (first, end) = (offset * FRAMES_PER_BATCH_MAX, (offset + 1) * FRAMES_PER_BATCH_MAX);
+        let numbering = Numbering { first, end: Some(end), is_last: false };
         self.sending.send(vec![batch], numbering, Some(offset)).await?;
         self.next = Some(offset + 1);
-        self.untold = self.sending.settle_ready()?.or(self.untold);
         Ok(rejected)
     }
 
     async fn kept(&mut self) -> Result<u64> {
         loop {
-            if let Some(offset) = self.untold.take() {
-                return Ok(self.sending.settle_ready()?.unwrap_or(offset));
+            // What went wrong is told behind what is kept, by the wait.
+            let _ = self.sending.settle_ready();
+            if let Some(offset) = self.sending.take_completed() {
+                return Ok(offset);
             }
-            self.untold = self.sending.settle_next().await?;
+            self.sending.settle_next().await?;
         }
     }
 
-    async fn flush(&mut self) -> Result<Option<u64>> {
-        let untold = self.untold.take();
-        Ok(self.sending.settle_all().await?.or(untold))
+    async fn flush(&mut self) -> Result<()> {
+        self.sending.settle_all().await
+    }
+
+    fn take_kept(&mut self) -> Option<u64> {
+        self.sending.take_completed()
     }
 
     fn receipt(&self) -> &Receipt {

@@ -22,7 +22,7 @@ use lakehouse::{Definitions, Error, Lake, Layer, ManualClock, Name, Result, delt
 use proto::frame::{FrameReader, Item};
 
 use crate::delivery::DeliveryStream;
-use crate::door::{IngestDoor, IngestOptions};
+use crate::door::{IngestDoor, IngestOptions, OpenStream};
 use crate::ingest::{Door, Traces};
 
 const TOML: &str = r#"
@@ -116,14 +116,21 @@ impl Producer {
             return Ok(());
         }
         let mut stream = door.stream(self.table, schema, options).await?;
+        let sent = self.stream(stream.as_mut()).await;
+        // Whatever happened, the client is told how far all is kept, as it would be over the wire.
+        let flushed = stream.flush().await;
+        if let Some(offset) = stream.take_kept() {
+            self.acked = self.acked.max(offset as usize + 1);
+        }
+        sent.and(flushed)
+    }
+
+    async fn stream(&mut self, stream: &mut dyn OpenStream) -> Result<()> {
         for offset in self.acked..self.batches.len() {
             stream.push(offset as u64, self.batches[offset].clone()).await?;
             if offset % 3 == 0 {
                 self.acked = self.acked.max(stream.kept().await? as usize + 1);
             }
-        }
-        if let Some(offset) = stream.flush().await? {
-            self.acked = self.acked.max(offset as usize + 1);
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// The same in parts, in order: each has one frame, or several that take at most `bytes_max` when decoded.
+    /// Damage is in the first.
     pub(crate) fn parts(self, bytes_max: u64) -> Vec<Self> {
         let mut parts = vec![Self { frames: Vec::new(), damaged: self.damaged }];
         let mut bytes = 0_u64;

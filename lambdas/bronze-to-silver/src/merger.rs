@@ -62,7 +62,7 @@ impl Outcome {
         let (story, its) = (&mut self.story, later.story);
         self.version = later.version.or(self.version);
         story.ingests.extend(its.ingests);
-        story.objects = its.objects;
+        story.objects.extend(its.objects);
         story.rows_in += its.rows_in;
         story.changes += its.changes;
         story.deletes += its.deletes;
@@ -101,8 +101,21 @@ impl Merger {
         let table = Arc::clone(self.definitions.now().table(table.as_str())?);
         let contents = self.read(&table, objects).await?;
         let mut outcome = Outcome::default();
-        for part in contents.parts(self.settings.part_bytes_max()) {
-            outcome.add(self.merge_part(&table, objects, &part).await?);
+        let parts = contents.parts(self.settings.part_bytes_max());
+        for (position, part) in parts.iter().enumerate() {
+            // An object is merged by the part that has its last frame.
+            let later: BTreeSet<&str> = parts
+                .iter()
+                .skip(position + 1)
+                .flat_map(|part| part.frames.iter().map(|found| found.object.as_str()))
+                .collect();
+            let is_told = |object: &BronzeObject| outcome.story.objects.contains(&object.key);
+            let whole: Vec<BronzeObject> = objects
+                .iter()
+                .filter(|object| !later.contains(object.key.as_str()) && !is_told(object))
+                .cloned()
+                .collect();
+            outcome.add(self.merge_part(&table, &whole, part).await?);
         }
         Ok(outcome)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array};
-use arrow::compute::cast;
+use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
@@ -284,7 +284,6 @@ fn load_frames(duck: &mut Duck, frames: &[FoundFrame]) -> Result<(Vec<FrameGroup
         let rows = FrameRows {
             schema: Arc::clone(&schema),
             members: members.into_iter(),
-            ready: Vec::new(),
             unreadable: Arc::clone(&unreadable),
         };
         duck.load(&group.table, schema, rows)?;
@@ -350,11 +349,17 @@ fn frames_batch(frames: &[FoundFrame]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(frames_schema(), columns)
 }
 
+/// Rows that are handed to DuckDB together, at least, if there are as many. It makes a row group of each batch that it
+/// gets, which takes hundreds of KiB however few the rows are.
+const BATCH_ROWS_MIN: usize = 8 << 10;
+
+/// Bytes of rows that are enough however few they are.
+const BATCH_BYTES_MIN: usize = 4 << 20;
+
 /// The rows of a group's frames, decoded one frame at a time, with the columns that tell where each comes from.
 struct FrameRows {
     schema: SchemaRef,
     members: std::vec::IntoIter<(usize, FoundFrame)>,
-    ready: Vec<RecordBatch>,
     unreadable: Arc<Mutex<Vec<Damaged>>>,
 }
 
@@ -386,18 +391,23 @@ impl Iterator for FrameRows {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(batch) = self.ready.pop() {
-                return Some(Ok(batch));
-            }
-            let (position, found) = self.members.next()?;
+        let (mut gathered, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while rows < BATCH_ROWS_MIN
+            && bytes < BATCH_BYTES_MIN
+            && let Some((position, found)) = self.members.next()
+        {
             match self.decode(position, &found) {
-                Ok(batches) => self.ready = batches.into_iter().rev().collect(),
+                Ok(batches) => {
+                    rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+                    bytes += batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+                    gathered.extend(batches);
+                }
                 Err(error) => {
                     let damaged = unreadable(&found, &error.to_string());
                     self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).push(damaged);
                 }
             }
         }
+        (rows > 0).then(|| concat_batches(&self.schema, &gathered))
     }
 }

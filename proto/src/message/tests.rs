@@ -285,8 +285,8 @@ fn the_dictionaries_of_a_stream_share_a_budget_and_replaced_ones_leave_it() {
     let held: u64 = stream.dictionaries.values().sum();
     assert_eq!(stream.dictionaries.len(), 1);
     // As if a dictionary of another id had come.
-    stream.dictionaries.insert(i64::MAX, DECODED_BYTES_MAX - held);
+    stream.dictionaries.insert(i64::MAX, DICTIONARIES_BYTES_MAX - held);
     assert!(stream.check(&header, &body).is_ok());
-    stream.dictionaries.insert(i64::MAX, DECODED_BYTES_MAX - held + 1);
+    stream.dictionaries.insert(i64::MAX, DICTIONARIES_BYTES_MAX - held + 1);
     assert!(matches!(stream.check(&header, &body), Err(MessageError::TooLarge { .. })));
 }

@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the service answers when a stream has its fill, for a call or a record
 /// (<https://docs.aws.amazon.com/firehose/latest/APIReference/API_PutRecordBatch.html>,
 /// <https://docs.aws.amazon.com/firehose/latest/APIReference/CommonErrors.html>).
-const FULL_CODES: [&str; 7] = [
+const FULL_CODES: [&str; 11] = [
     "ServiceUnavailableException",
     "ServiceUnavailable",
     "ThrottlingException",
@@ -34,6 +34,10 @@ const FULL_CODES: [&str; 7] = [
     "RequestLimitExceeded",
     "TooManyRequestsException",
     "SlowDown",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "ProvisionedThroughputExceededException",
 ];
 
 /// The Firehose of one account and region.
@@ -79,7 +83,10 @@ impl Service {
         let call = self.0.put_record_batch().delivery_stream_name(stream).set_records(Some(records));
         match call.send().await {
             Ok(output) => judge(output.request_responses(), count),
-            Err(error) => explain(stream, count, error),
+            Err(error) => {
+                let region = self.0.config().region().map(AsRef::as_ref).unwrap_or_default();
+                explain(stream, region, count, error)
+            }
         }
     }
 }
@@ -113,7 +120,7 @@ fn judge(entries: &[PutRecordBatchResponseEntry], count: usize) -> Answer {
 }
 
 /// Reads an error. Where a request was on its way, its records may have been taken: frames can be sent again.
-fn explain(stream: &str, count: usize, error: SdkError<PutRecordBatchError>) -> Answer {
+fn explain(stream: &str, region: &str, count: usize, error: SdkError<PutRecordBatchError>) -> Answer {
     if matches!(error, SdkError::ConstructionFailure(_)) {
         let unsendable = Error::internal(format!("a call to delivery stream {stream:?} can't be made"));
         return Answer::Refused(unsendable.because(error));
@@ -129,7 +136,7 @@ fn explain(stream: &str, count: usize, error: SdkError<PutRecordBatchError>) -> 
     if status == 429 || FULL_CODES.contains(&code.as_str()) {
         return Answer::unknown(count, Trouble::Full, code);
     }
-    if let Some(refusal) = refusal(stream, &code) {
+    if let Some(refusal) = refusal(stream, region, &code) {
         return Answer::Refused(refusal.because(error));
     }
     if status >= 500 || is_about_time(&code) {
@@ -139,16 +146,21 @@ fn explain(stream: &str, count: usize, error: SdkError<PutRecordBatchError>) -> 
     Answer::Refused(refused.because(error))
 }
 
-/// Errors that the next call does not have: the SDK learns from them by how much our clock is wrong.
+/// Errors that the next call does not have: from some the SDK learns by how much our clock is wrong.
 fn is_about_time(code: &str) -> bool {
-    ["RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"].contains(&code)
+    ["RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture", "RequestTimeout", "RequestTimeoutException"]
+        .contains(&code)
 }
 
 /// The error for what stays wrong until somebody changes something.
-fn refusal(stream: &str, code: &str) -> Option<Error> {
+fn refusal(stream: &str, region: &str, code: &str) -> Option<Error> {
     let (kind, message) = match code {
         "ResourceNotFoundException" => {
-            (Kind::NotFound, format!("there is no delivery stream {stream:?}; make it, or correct --firehose-stream"))
+            let message = format!(
+                "there is no delivery stream {stream:?} in region {region:?}; make it, or correct --firehose-stream or the \
+                 region"
+            );
+            (Kind::NotFound, message)
         }
         "AccessDeniedException" | "AccessDenied" | "NotAuthorized" | "UnauthorizedOperation" | "OptInRequired" => (
             Kind::Forbidden,

@@ -12,7 +12,6 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
-use lakehouse::definition::Column;
 use lakehouse::{Error, Kind, ManualClock, NewTable, Result};
 use proto::Receipt;
 use tokio::net::TcpListener;
@@ -22,7 +21,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tonic_health::server::HealthReporter;
 
-use crate::door::{IngestDoor, IngestOptions, OpenIngest, OpenStream, Rejected};
+use crate::door::{DoorColumn, IngestDoor, IngestOptions, OpenIngest, OpenStream, Rejected};
 use crate::engine::fixture::Fixture;
 use crate::flight::{FlightService, Key, Parts, Sealer, ServerOptions, server};
 use crate::results::Results;
@@ -126,7 +125,7 @@ impl IngestDoor for FakeDoor {
         Err(Error::new(Kind::Forbidden, format!("table {:?} may not be made", table.name.as_str())))
     }
 
-    async fn columns(&self, _table: &str) -> Result<Vec<Column>> {
+    async fn columns(&self, _table: &str) -> Result<Vec<DoorColumn>> {
         Ok(Vec::new())
     }
 
@@ -195,6 +194,10 @@ impl OpenIngest for FakeIngest {
         Ok(self.receipt.clone())
     }
 
+    async fn give_up(&mut self) -> u64 {
+        self.receipt.rows
+    }
+
     fn accepted_rows(&self) -> u64 {
         self.receipt.rows
     }
@@ -218,11 +221,15 @@ impl OpenStream for FakeIngest {
         Ok(self.told - 1)
     }
 
-    async fn flush(&mut self) -> Result<Option<u64>> {
+    async fn flush(&mut self) -> Result<()> {
         self.finished = true;
+        Ok(())
+    }
+
+    fn take_kept(&mut self) -> Option<u64> {
         let untold = self.told < self.receipt.frames;
         self.told = self.receipt.frames;
-        Ok(untold.then(|| self.told - 1))
+        untold.then(|| self.told - 1)
     }
 
     fn receipt(&self) -> &Receipt {

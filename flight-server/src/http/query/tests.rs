@@ -41,6 +41,8 @@ fn a_body_says_what_it_asks() {
         let error = super::asked(text, "application/json").unwrap_err();
         assert!(error.message().contains(word), "{text}: {}", error.message());
     }
+    let many = format!(r#"{{"sql": "SELECT 1", "parameters": [{}1]}}"#, "1,".repeat(PARAMETERS_MAX));
+    assert_eq!(super::asked(&many, "application/json").unwrap_err().status().as_u16(), 413);
     assert_eq!(super::asked("SELECT 1", "application/sql").unwrap().sql, "SELECT 1");
     assert_eq!(super::asked("sql=1", "application/x-www-form-urlencoded").unwrap_err().status().as_u16(), 415);
 }

@@ -3,17 +3,31 @@ use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int8Type, Int32Type, Int64Type, TimeUnit,
     TimestampMicrosecondType,
 };
+use lakehouse::SqlType;
+use lakehouse::definition::Column;
 
 use super::*;
 
-fn columns(declared: &[(&str, &str)]) -> Vec<Column> {
+fn columns(declared: &[(&str, &str)]) -> Vec<DoorColumn> {
     let column = |(name, data_type): &(&str, &str)| Column {
         name: (*name).to_owned(),
         data_type: data_type.parse().unwrap(),
         nullable: true,
         description: None,
     };
-    declared.iter().map(column).collect()
+    declared.iter().map(|declared| DoorColumn { column: column(declared), is_declared: true }).collect()
+}
+
+/// The columns that a table has once this batch made them.
+fn made(batch: &RecordBatch) -> Vec<DoorColumn> {
+    let column = |field: &Arc<Field>| Column {
+        name: field.name().clone(),
+        data_type: SqlType::from_arrow(field.data_type()).unwrap(),
+        nullable: true,
+        description: None,
+    };
+    let schema = batch.schema();
+    schema.fields().iter().map(|field| DoorColumn { column: column(field), is_declared: false }).collect()
 }
 
 fn rows(body: &str, declared: &[(&str, &str)]) -> Rows {
@@ -66,10 +80,10 @@ fn each_type_takes_its_values_exactly() {
     let body = r#"{"flag": true, "tiny": -128, "big": "9223372036854775807",
         "price": 123456789012345678901234567890.10, "x": 1e-7, "text": "é\n",
         "raw": {"b": [1.0, null]}, "day": "1969-12-31",
-        "at": "2026-01-31T02:00:00.1234567+02:00", "local": "1970-01-01 00:00:01", "bytes": "AP8="}"#;
+        "at": "2026-01-31T02:00:00.1234560+02:00", "local": "1970-01-01 00:00:01", "bytes": "AP8="}"#;
     let batch = good(body, &declared);
     let types: Vec<DataType> = batch.schema().fields().iter().map(|field| field.data_type().clone()).collect();
-    let expected: Vec<DataType> = columns(&declared).iter().map(|column| column.data_type.to_arrow()).collect();
+    let expected: Vec<DataType> = columns(&declared).iter().map(|door| door.column.data_type.to_arrow()).collect();
     assert_eq!(types, expected);
     assert!(batch.column(0).as_boolean().value(0));
     assert_eq!(batch.column(1).as_primitive::<Int8Type>().value(0), -128);
@@ -141,6 +155,9 @@ fn what_does_not_fit_is_told_with_its_column() {
         ("date", "20260101", "day"),
         ("timestamp", "\"2026-01-31T12:00:00\"", "offset"),
         ("timestamp", "1769860800", "offset"),
+        ("timestamp", "\"2026-01-31T12:00:00.1234567Z\"", "finer than microseconds"),
+        ("timestamp", "\"2026-01-31T12:00:00.1234560000001+02:00\"", "round it"),
+        ("timestamp_ntz", "\"2026-01-31 12:00:00.000000001\"", "finer than microseconds"),
         ("timestamp_ntz", "\"2026-01-31T12:00:00Z\"", "without an offset"),
         ("blob", "\"not base64\"", "base64"),
     ] {
@@ -211,7 +228,7 @@ fn one_column_under_two_spellings_is_refused() {
 #[test]
 fn only_columns_that_occur_or_must_be_there_are_sent_in_the_order_of_the_body() {
     let mut declared = columns(&[("a", "integer"), ("b", "integer"), ("key", "integer"), ("_sequence", "varchar")]);
-    declared[2].nullable = false;
+    declared[2].column.nullable = false;
     let rows = read(r#"[{"b": 1}, {"new": 1, "b": null}]"#, &declared, Shape::Any).unwrap();
     let batch = rows.batch.unwrap();
     let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
@@ -229,7 +246,6 @@ fn a_body_that_is_no_rows_is_refused_as_a_whole() {
         ("[{\"a\": 1}", Shape::Any, "missing"),
         ("[{\"a\": 1}] x", Shape::Any, "follows"),
         ("{\"a\": 1}\n{\"a\": 2}", Shape::Document, "x-ndjson"),
-        ("[{}]", Shape::Any, "no values"),
     ] {
         let error = read(body, &[], shape).unwrap_err();
         assert_eq!(error.status().as_u16(), 400, "{body}");
@@ -247,7 +263,7 @@ fn bombs_of_rows_columns_and_empty_values_are_refused() {
     // Nine columns of a million rows, one value each.
     let padded: Vec<String> = (0..9).map(|key| format!("\"k{key}\":1")).collect();
     let padded = format!("{}{{{}}}", "{}\n".repeat(ROWS_MAX - 2), padded.join(","));
-    let none: &[Column] = &[];
+    let none: &[DoorColumn] = &[];
     for (body, declared) in [(&structs, declared.as_slice()), (&wide, none), (&padded, none)] {
         let error = read(body, declared, Shape::Lines).unwrap_err();
         assert_eq!(error.status().as_u16(), 413, "{}", error.message());
@@ -272,4 +288,72 @@ fn instants_are_utc_and_wall_clock_times_have_no_zone() {
         batch.column(0).as_primitive::<TimestampMicrosecondType>().value(0),
         batch.column(1).as_primitive::<TimestampMicrosecondType>().value(0)
     );
+}
+
+#[test]
+fn a_body_gives_the_same_batch_again_once_the_table_has_its_columns() {
+    for body in [
+        r#"{"id": 1, "data": {"amount": 1.50, "items": [1, "two", null]}, "tags": ["a"], "ok": true, "at": "now"}"#,
+        r#"[{"mixed": 1}, {"mixed": "one"}, {"mixed": {"a": [] }}, {"mixed": null}, {"mixed": 1e2}]"#,
+        r#"[{"huge": 18446744073709551616, "long": 9007199254740993}, {"huge": 1, "long": -1}]"#,
+        r#"[{"x": 1}, {"x": 0.5}, {"X": 1e300}]"#,
+        // Columns in the order of their first values, and none for NULLs alone.
+        r#"[{"late": null, "first": 1, "never": null}, {"never": null, "late": 2}, {"first": null, "FIRST": 3}]"#,
+    ] {
+        let first = good(body, &[]);
+        let again = read(body, &made(&first), Shape::Any).unwrap();
+        assert_eq!((again.bad, again.batch.as_ref()), (BadRows::default(), Some(&first)), "{body}");
+        // Others that the table got meanwhile are not part of it.
+        let mut more = columns(&[("other", "integer"), ("never", "json")]);
+        more.extend(made(&first));
+        let again = read(body, &more, Shape::Any).unwrap();
+        assert_eq!(again.batch.unwrap(), first, "{body}");
+    }
+}
+
+#[test]
+fn bad_rows_leave_no_columns_behind_whether_the_table_has_them_or_not() {
+    let body = "{\"b\": 1, \"id\": \"x\"}\n{\"id\": 1, \"a\": 1}\n{\"b\": 2}\n{\"c\": 1, \"id\": []}";
+    let first = read(body, &columns(&[("id", "integer")]), Shape::Lines).unwrap();
+    let known = [("id", "integer"), ("a", "bigint"), ("b", "bigint"), ("c", "bigint")];
+    let again = read(body, &columns(&known), Shape::Lines).unwrap();
+    assert_eq!((first.bad.count, again.bad.count), (2, 2));
+    let batch = first.batch.unwrap();
+    let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["id", "a", "b"]);
+    assert_eq!(again.batch.unwrap(), batch);
+}
+
+#[test]
+fn a_varchar_that_rows_made_takes_any_value_and_a_declared_one_texts() {
+    let body = r#"[{"v": "text"}, {"v": 1.50}, {"v": true}, {"v": {"a": [1,  2]}}, {"v": []}, {"v": null}]"#;
+    let mut known = columns(&[("v", "varchar")]);
+    known[0].is_declared = false;
+    let batch = read(body, &known, Shape::Any).unwrap().batch.unwrap();
+    let texts: Vec<_> = batch.column(0).as_string::<i32>().iter().collect();
+    assert_eq!(texts, [Some("text"), Some("1.50"), Some("true"), Some(r#"{"a": [1,  2]}"#), Some("[]"), None]);
+    let strict = rows(body, &[("v", "varchar")]);
+    assert_eq!((strict.bad.count, strict.batch.unwrap().num_rows()), (4, 2));
+}
+
+#[test]
+fn a_number_that_its_inferred_column_can_not_hold_is_refused_with_its_row() {
+    let mut known = columns(&[("n", "bigint"), ("x", "double")]);
+    known.iter_mut().for_each(|column| column.is_declared = false);
+    let read = |body: &str| read(body, &known, Shape::Any).unwrap();
+    let refused = read(r#"[{"n": 1, "x": 1}, {"n": 1.5, "x": 1}, {"n": 2, "x": 0.5}]"#);
+    assert_eq!(refused.bad.count, 1);
+    assert_eq!((refused.bad.rows[0].row, refused.bad.rows[0].column.as_deref()), (2, Some("n")));
+    assert_eq!(read(r#"{"n": 2.0, "x": 7}"#).bad.count, 0);
+}
+
+#[test]
+fn rows_without_values_are_rows_of_nulls_if_they_have_keys_and_the_table_has_columns() {
+    let nulls = good(r#"[{"a": null}, {"other": null}]"#, &[("a", "integer"), ("b", "integer")]);
+    assert_eq!((nulls.num_columns(), nulls.num_rows(), nulls.column(0).null_count()), (1, 2, 2));
+    for (body, declared) in [("[{}, {}]", &[("a", "integer")][..]), (r#"[{"a": null}, {}]"#, &[][..])] {
+        let rows = rows(body, declared);
+        assert_eq!((rows.bad.count, rows.batch), (2, None), "{body}");
+        assert!(rows.bad.rows[1].reason.contains("no value"), "{:?}", rows.bad);
+    }
 }

@@ -19,7 +19,15 @@ fn origin() -> FrameOrigin {
 }
 
 fn frame(batches: &[RecordBatch]) -> Result<Vec<Frame>> {
-    frames(&origin(), batches[0].schema_ref(), batches.to_vec(), Compression::Lz4)
+    let fixed = fixed_bytes(&origin(), batches[0].schema_ref(), Compression::Lz4)?;
+    let mut framing = Framing::new(origin(), batches[0].schema(), batches.to_vec(), Compression::Lz4, fixed);
+    let mut frames = Vec::new();
+    while !framing.is_done() {
+        let some = framing.next(200_000)?;
+        assert!(!some.is_empty());
+        frames.extend(some);
+    }
+    Ok(frames)
 }
 
 /// Text that does not compress.
@@ -61,17 +69,38 @@ fn the_same_batches_make_the_same_frames() {
 }
 
 #[test]
-fn frames_of_many_rows_have_nearly_the_size_aimed_at() {
+fn frames_of_many_rows_have_nearly_the_size_aimed_at_and_none_is_much_larger() {
     for bytes in [3, 40, 900] {
         let texts: Vec<String> = (0..40_000).map(|row| noise(bytes, row)).collect();
         let frames = frame(&[batch(0, &texts)]).unwrap();
-        let (_, inner) = frames.split_last().unwrap();
-        let (_, inner) = inner.split_first().unwrap();
-        for frame in inner {
-            let len = frame.encoded_len();
-            assert!((FRAME_BYTES_AIM * 3 / 4..=FRAME_BYTES_AIM * 5 / 4).contains(&len), "{bytes}: {len}");
-        }
+        let sizes: Vec<usize> = frames.iter().map(Frame::encoded_len).collect();
+        assert!(sizes.iter().all(|len| *len < FRAME_BYTES_AIM * 4 / 3), "{bytes}: {sizes:?}");
+        let (_, before) = sizes.split_last().unwrap();
+        assert!(before.iter().all(|len| *len > FRAME_BYTES_AIM * 2 / 3), "{bytes}: {sizes:?}");
     }
+}
+
+#[test]
+fn frames_of_wide_tables_keep_many_rows() {
+    for width in [500, 2_000] {
+        let columns = (0..width).map(|n| {
+            let values = Int64Array::from_iter_values((0..400).map(|row| row * n * 7_919));
+            (format!("column_{n}"), Arc::new(values) as _)
+        });
+        let wide = RecordBatch::try_from_iter(columns).unwrap();
+        let frames = frame(std::slice::from_ref(&wide)).unwrap();
+        let total: usize = frames.iter().map(Frame::encoded_len).sum();
+        assert!(total < 2 * batch_bytes(&wide), "{width} columns: {} frames, {total} bytes", frames.len());
+    }
+}
+
+#[test]
+fn a_schema_too_large_to_come_with_each_frame_is_refused_as_such() {
+    let metadata = [("note".to_owned(), "x".repeat(300_000))].into();
+    let schema = Schema::new_with_metadata(vec![Field::new("n", DataType::Int64, false)], metadata);
+    let numbers = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(vec![1]))]).unwrap();
+    let error = frame(&[numbers]).unwrap_err();
+    assert!(error.to_string().contains("the schema"), "{error}");
 }
 
 #[test]

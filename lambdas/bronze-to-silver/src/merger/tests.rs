@@ -518,3 +518,14 @@ async fn rows_beyond_the_memory_of_one_merge_are_merged_in_parts() {
     ids.sort_unstable();
     assert_eq!(ids, (0..2_500).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn very_many_frames_of_one_row_need_little_memory() {
+    let duck = duck::Settings { memory_bytes: 64 << 20, ..duck::Settings::default() };
+    let mut lab = Lab::with_settings(KEYED, Settings { duck, ..Settings::default() });
+    let frames: Vec<Bytes> =
+        (0..5_000).map(|number| frame("i", number, &[upsert(i64::try_from(number).unwrap(), 1, "v")])).collect();
+    let object = lab.object(&frames);
+    lab.merge(&[object]).await.unwrap();
+    assert_eq!(lab.silver().await.len(), 5_000);
+}
