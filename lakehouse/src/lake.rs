@@ -21,11 +21,24 @@ use chrono::{DateTime, SecondsFormat};
 use deltalake::logstore::commit_uri_from_version;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use crate::delta;
 use crate::error::{Context, Error, Kind, Result};
 use crate::name::Name;
+
+/// How many Delta logs are read at once. delta-rs reads each on a blocking thread that waits for further ones: were all
+/// threads waiting, none of them would ever go on.
+const LOGS_AT_ONCE_MAX: usize = 32;
+
+static LOGS: Semaphore = Semaphore::const_new(LOGS_AT_ONCE_MAX);
+
+/// A turn at reading a Delta log; to be held while delta-rs loads or refreshes a table.
+pub async fn log_turn() -> Option<SemaphorePermit<'static>> {
+    // The semaphore is never closed.
+    LOGS.acquire().await.ok()
+}
 
 /// A kind of Delta table, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +179,7 @@ impl Lake {
         if self.is_missing_folder(layer, name) {
             return Ok(None);
         }
+        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
         match table.load().await {
             Ok(()) => Ok(Some(table)),
@@ -181,6 +195,7 @@ impl Lake {
     /// # Errors
     /// `NotFound` if there is no such version (any more).
     pub async fn open_version(&self, layer: Layer, name: &Name, version: u64) -> Result<DeltaTable> {
+        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
         table
             .load_version(version)
@@ -202,6 +217,7 @@ impl Lake {
         }
         let time = DateTime::from_timestamp_micros(us).ok_or_else(never)?;
         let unreadable = || format!("can't read the Delta log of table {layer}.{name}");
+        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
         match table.load_with_datetime(time).await {
             Ok(()) => {}

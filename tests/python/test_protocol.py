@@ -4,6 +4,7 @@ The scenarios are those that Arrow's implementations test against each other: me
 Substrait plans, ingestion, session options, long-running queries.
 """
 
+import json
 import random
 import threading
 
@@ -510,6 +511,38 @@ def test_a_part_way_failure_tells_the_count_of_what_is_kept_and_then_the_error(s
     assert 0 < kept <= 100
     assert shop.wait_merged("part-way")["rows"] == kept
     assert shop.rows("SELECT count(*) AS n FROM silver.customers WHERE id >= 1000") == [{"n": kept}]
+
+
+@pytest.mark.feature("bulk ingest: append", "errors with their codes")
+@pytest.mark.parametrize("how", ["header", "option"])
+def test_a_partial_ingest_takes_the_good_rows_and_names_the_bad_ones_behind_the_count(shop, how):
+    id = f"partial-{how}"
+    first = 2_000 if how == "header" else 2_100
+    sent = pa.table({"id": [*range(first, first + 40), None, first + 40, None], "name": [str(n) for n in range(43)]})
+    headers = [(INGEST_ID_HEADER, id), *([("mallard-partial", "true")] if how == "header" else [])]
+    options = [m.IngestOption(key="partial", value="true")] if how == "option" else []
+    with Client(shop.address, headers) as client:
+        call = client.do_put(flight_data(sent, command(ingest("customers", options=options)), batch_rows=20))
+        count, told = (result.app_metadata for result in call)
+    assert m.DoPutUpdateResult.FromString(count).record_count == 41
+    told = json.loads(told)
+    assert (told["ingest_id"], told["rejected_rows"]) == (id, 2)
+    assert [(row["row"], row["column"]) for row in told["rejected"]] == [(41, "id"), (43, "id")]
+    assert shop.wait_merged(id)["rows"] == 41
+    with Client(shop.address, headers) as client:
+        assert len(list(client.do_put(flight_data(sent, command(ingest("customers", options=options)), 20)))) == 2
+    found = f"SELECT count(*) AS n FROM silver.customers WHERE id BETWEEN {first} AND {first + 99}"
+    assert shop.rows(found) == [{"n": 41}]
+
+
+@pytest.mark.feature("bulk ingest: append")
+def test_what_delivery_costs_is_told(shop):
+    shop.ingest("customers", pa.table({"id": range(3_000, 4_000), "name": ["x"] * 1_000}))
+    (cost,) = shop.rows("SELECT * FROM system.delivery WHERE table_name = 'customers'")
+    assert cost["rows"] >= 1_000
+    assert 0 < cost["puts"] <= cost["records"] <= cost["rows"]
+    assert cost["bytes"] <= cost["billed_bytes"] and cost["billed_bytes"] % 5_120 == 0
+    assert cost["billed_bytes_unpacked"] == cost["rows"] * -(-(cost["row_bytes"] // cost["rows"]) // 5_120) * 5_120
 
 
 @pytest.mark.feature("bulk ingest: create, create_append")

@@ -29,7 +29,7 @@ OPEN_READINGS = pa.schema([field.with_nullable(True) for field in READINGS])
 SMALL_BATCHES = 2_000
 LARGE_BYTES = 60_000_000
 IDLE_SECONDS = 4
-BAD_ROWS_TOLD_MAX = 100
+BAD_ROWS_TOLD_MAX = 1_000
 
 pytestmark = pytest.mark.feature(STREAMS)
 
@@ -255,13 +255,19 @@ def test_a_partial_stream_takes_the_good_rows_and_tells_of_the_bad(lab, own):
     assert [row["id"] for row in rows] == [own.id(n) for n in range(4)]
 
 
-def test_very_many_bad_rows_are_counted_and_the_first_are_told(lab, own):
+def test_all_rows_that_are_left_out_are_told_and_what_can_not_be_told_is_not_left_out(lab, own):
+    most = readings_batch(*[{"id": None}] * BAD_ROWS_TOLD_MAX, {"id": own.id(0)})
+    more = readings_batch(*[{"id": None}] * (BAD_ROWS_TOLD_MAX + 1), {"id": own.id(1)})
     with Put(lab, "readings", OPEN_READINGS, partial=True) as put:
-        put.send(readings_batch(*[{"id": None}] * 5_000, {"id": own.id(0)}), 0)
+        put.send(most, 0)
         assert put.durable(0)["rows"] == 1
         bad = [row for answer in put.answers for row in answer.get("rejected", [])]
         assert [row["row"] for row in bad] == list(range(1, BAD_ROWS_TOLD_MAX + 1))
-        assert sum(answer.get("rejected_rows", 0) for answer in put.answers) == 5_000
+        assert sum(answer.get("rejected_rows", 0) for answer in put.answers) == BAD_ROWS_TOLD_MAX
+        put.send(more, 1)
+        refused_by(put.refusal(), pa.ArrowInvalid, BAD_ROWS_TOLD_MAX + 1, "and 991 more")
+        assert put.last() == 0
+        put.lose()
 
 
 def test_a_partial_batch_that_is_sent_again_leaves_out_the_same_rows(lab, own):

@@ -107,7 +107,7 @@ impl Common {
 }
 
 impl New<'_> {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn of(name: &str) -> Self {
         Self { name: name.to_owned(), cells: Vec::new(), is_there: false }
     }
 

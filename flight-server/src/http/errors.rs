@@ -74,7 +74,7 @@ impl BadRow {
 pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
-    message: String,
+    message: Box<str>,
     retry_after: Option<Duration>,
     is_retriable: bool,
     bad_rows: Option<Box<BadRows>>,
@@ -85,7 +85,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let message = message.into().into_boxed_str();
         Self {
             status,
             code,
@@ -158,7 +158,7 @@ impl ApiError {
     pub(super) fn to_json(&self) -> Value {
         let mut error = Map::new();
         error.insert("code".to_owned(), self.code.into());
-        error.insert("message".to_owned(), self.message.as_str().into());
+        error.insert("message".to_owned(), (&*self.message).into());
         error.insert("retriable".to_owned(), self.is_retriable.into());
         if let Some(ingest_id) = &self.ingest_id {
             error.insert("ingest_id".to_owned(), ingest_id.as_str().into());

@@ -297,7 +297,7 @@ impl<'a> Table<'a> {
                     let what = "put some into a list, or under one key";
                     return Err(ApiError::too_large(format!("the rows have over {COLUMNS_MAX} new columns; {what}")));
                 }
-                self.new.push(New::new(key));
+                self.new.push(New::of(key));
                 let slot = Slot::New(self.new.len() - 1);
                 self.lower.insert(lower, slot);
                 slot

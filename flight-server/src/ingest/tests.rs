@@ -323,3 +323,10 @@ async fn a_stream_whose_rows_are_not_kept_says_so_and_not_that_they_are() {
     assert_eq!(stream.kept().await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(stream.receipt().rows, 0);
 }
+
+#[tokio::test]
+async fn columns_tell_what_is_declared_and_what_may_not_be_null() {
+    let columns = Lab::new(None).door.columns("t").await.unwrap();
+    let of = |name: &str| columns.iter().find(|door| door.column.name == name).unwrap();
+    assert!(of("id").is_declared && !of("id").column.nullable && of("v").column.nullable);
+}

@@ -267,14 +267,11 @@ async fn what_is_not_there_is_unimplemented_and_says_so() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let flight = client.inner_mut();
-    let refusals = [
-        flight.get_flight_info(FlightDescriptor::new_cmd("")).await.map(|_| ()).unwrap_err(),
-        flight.do_exchange(Request::new(futures::stream::empty())).await.map(|_| ()).unwrap_err(),
-    ];
-    for refusal in refusals {
-        assert_eq!(refusal.code(), Code::Unimplemented, "{refusal:?}");
-        assert!(refusal.message().len() > 10, "{refusal:?}");
+    let refusal = flight.do_exchange(Request::new(futures::stream::empty())).await.map(|_| ()).unwrap_err();
+    assert_eq!(refusal.code(), Code::Unimplemented, "{refusal:?}");
+    assert!(refusal.message().contains("DoPut"), "{refusal:?}");
+    for nonsense in ["", "nonsense"] {
+        let refusal = flight.get_flight_info(FlightDescriptor::new_cmd(nonsense)).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument);
     }
-    let nonsense = flight.get_flight_info(FlightDescriptor::new_cmd("nonsense")).await.unwrap_err();
-    assert_eq!(nonsense.code(), Code::InvalidArgument);
 }
