@@ -244,7 +244,7 @@ func TestANullKeyIsRefusedWithItsRow(t *testing.T) {
 	first := batch(t, nullable, fmt.Sprintf(`[{"id":%d},{"id":%d}]`, base, base+1))
 	second := batch(t, nullable, fmt.Sprintf(`[{"id":%d},{"id":null}]`, base+2))
 	_, err := send(t, connection, "stations", stream(t, nullable, first, second), appending)
-	refused(t, err, adbc.StatusInvalidArgument, "row 4", `"stations"`, `"id"`, "0 rows before it were accepted")
+	refused(t, err, adbc.StatusInvalidArgument, "row 4", `"stations"`, `"id"`, "of this ingest, 0 rows are kept")
 }
 
 func TestWhatWasAcceptedBeforeAFailureStaysAndIsRepeatedUnderItsID(t *testing.T) {
@@ -262,11 +262,11 @@ func TestWhatWasAcceptedBeforeAFailureStaysAndIsRepeatedUnderItsID(t *testing.T)
 	bad := batch(t, schema, `[{"id":null,"name":"bad"}]`)
 	_, err := send(t, connection, "stations", stream(t, schema, append(good, bad)...), appending, under(id))
 	refused(t, err, adbc.StatusInvalidArgument, "row 601", `"id"`)
-	_, rest, _ := strings.Cut(err.Error(), "give it a value. ")
+	_, rest, _ := strings.Cut(err.Error(), "of this ingest, ")
 	accepted, err := strconv.Atoi(strings.Fields(rest)[0])
 	require.NoError(t, err, rest)
 	require.NotZero(t, accepted)
-	require.Less(t, accepted, 600)
+	require.LessOrEqual(t, accepted, 600)
 	count := fmt.Sprintf("SELECT count(*) FROM silver.stations WHERE id BETWEEN %[1]d AND %[1]d + 999", base)
 	awaitRows(t, connection, count, strconv.Itoa(accepted))
 

@@ -18,7 +18,7 @@
 //! * A table that has no stream is known by the service's answer, not before.
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod lane;
 mod load;
 mod names;
@@ -45,6 +45,9 @@ use load::{Load, Taken};
 use pace::{Backoff, Pace};
 use service::{Client, Service};
 use traffic::Traffic;
+
+#[cfg(test)]
+pub(crate) use service::client_of;
 
 pub use names::StreamNames;
 

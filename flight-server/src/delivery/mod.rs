@@ -29,6 +29,8 @@ use bytes::Bytes;
 use lakehouse::{Error, Name, Result};
 
 pub use firehose::{Firehose, FirehoseOptions, FirehoseStats, StreamNames};
+#[cfg(test)]
+pub(crate) use firehose::{client_of, fake};
 pub use local::{DeliveryStats, LocalDelivery, LocalDeliveryOptions};
 pub use queue::{LocalQueue, QueuedObject};
 

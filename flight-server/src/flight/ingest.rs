@@ -97,11 +97,19 @@ async fn run(
             let told = (left_out.count > 0).then(|| Ok(left_out.result(ingest.ingest_id())));
             std::iter::once(Ok(count(receipt.rows))).chain(told).collect()
         }
-        Err(error) => match timeout(LAST_WORD_MAX, ingest.give_up()).await.unwrap_or_else(|_| ingest.accepted_rows()) {
-            0 => vec![Err(error)],
-            rows => vec![Ok(count(rows)), Err(error)],
-        },
+        Err(error) => {
+            let rows = timeout(LAST_WORD_MAX, ingest.give_up()).await.unwrap_or_else(|_| ingest.accepted_rows());
+            let told = (rows > 0).then(|| Ok(count(rows)));
+            told.into_iter().chain([Err(with_kept(&error, rows))]).collect()
+        }
     }
+}
+
+/// The error, with the number of rows that are kept: few clients show a count that an error follows.
+fn with_kept(error: &Status, rows: u64) -> Status {
+    let message = format!("{}; of this ingest, {rows} rows are kept", error.message());
+    let (details, metadata) = (error.details().to_vec().into(), error.metadata().clone());
+    Status::with_details_and_metadata(error.code(), message, details, metadata)
 }
 
 async fn drain(

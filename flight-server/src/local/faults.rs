@@ -3,7 +3,8 @@
 //! Each seed decides everything: what is sent in which batches, which calls fail and how much of them lands all the
 //! same, when the process dies, how bronze is cut into objects and in which order, how often each is merged. Producers
 //! go on, under the same ids, until all is acknowledged. Then what was acknowledged was delivered, and silver holds
-//! each row once.
+//! each row once. The stream is one in memory, or the real [`Firehose`] in front of a fake service that throttles, fails
+//! in part, answers late or not at all, and breaks connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,8 @@ use lakehouse::definition::Definition;
 use lakehouse::{Definitions, Error, Lake, Layer, ManualClock, Name, Result, delta};
 use proto::frame::{FrameReader, Item};
 
-use crate::delivery::DeliveryStream;
+use crate::delivery::fake::{Fake, FakeOptions, Plan};
+use crate::delivery::{DeliveryStream, Firehose, FirehoseOptions, StreamNames, client_of};
 use crate::door::{IngestDoor, IngestOptions, OpenStream};
 use crate::ingest::{Door, Traces};
 
@@ -146,7 +148,55 @@ fn ids(batch: &RecordBatch) -> Vec<i64> {
     column.as_primitive::<Int64Type>().values().to_vec()
 }
 
+/// The tables, and what their delivery streams are called.
+const TABLES: [&str; 2] = ["keyed", "open"];
+
+/// A fake Firehose that outlives the processes.
+struct Service {
+    fake: Fake,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Service {
+    fn start(rng: &mut Rng) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let fake = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let streams = Some(TABLES.map(str::to_owned).to_vec());
+            Fake::start(listener, FakeOptions { streams, keep: true, ..FakeOptions::default() }).unwrap()
+        });
+        for stream in TABLES {
+            let late = Some(Duration::from_millis(150));
+            fake.plan(stream, Plan { seed: rng.u64(..), percent: rng.u8(10..70), late });
+        }
+        Self { fake, _runtime: runtime }
+    }
+
+    /// A stream of a process that has just begun, in its runtime.
+    fn stream(&self, seed: u64) -> Firehose {
+        let options = FirehoseOptions {
+            deadline: Duration::from_millis(400),
+            call_timeout: Duration::from_millis(60),
+            backoff_first: Duration::from_millis(1),
+            backoff_most: Duration::from_millis(5),
+            ..FirehoseOptions::new(StreamNames::parse("{table}", 1).unwrap())
+        };
+        Firehose::with_client(client_of(self.fake.address()), options, Rng::with_seed(seed))
+    }
+
+    fn landed(&self) -> Vec<(Name, Bytes)> {
+        let of = |table: &str| (table.parse::<Name>().unwrap(), self.fake.kept(table));
+        TABLES
+            .into_iter()
+            .map(of)
+            .flat_map(|(table, kept)| kept.into_iter().map(move |it| (table.clone(), it)))
+            .collect()
+    }
+}
+
 struct Run {
+    /// None: the stream is one in memory.
+    service: Option<Service>,
     folder: tempfile::TempDir,
     lake: Lake,
     definitions: Arc<Definitions>,
@@ -163,7 +213,13 @@ impl Run {
         let definitions = Definitions::fixed(Arc::new(Definition::load(folder.path()).unwrap()));
         let lake = Lake::in_folder(&folder.path().join("data")).unwrap();
         let producers = (0..rng.usize(1..5)).map(|number| Producer::new(number, &mut rng)).collect();
-        Self { folder, lake, definitions, landed: Arc::default(), producers, rng }
+        Self { service: None, folder, lake, definitions, landed: Arc::default(), producers, rng }
+    }
+
+    fn with_firehose(seed: u64) -> Self {
+        let mut run = Self::new(seed);
+        run.service = Some(Service::start(&mut run.rng));
+        run
     }
 
     /// Lets processes live and die until every producer is done; after each, what was acknowledged must have landed.
@@ -174,6 +230,9 @@ impl Run {
                 return;
             }
             self.live(fault_share);
+            if let Some(service) = &self.service {
+                *self.landed.lock().unwrap() = service.landed();
+            }
             let landed = self.frames();
             let rows: BTreeSet<i64> = landed.values().flatten().copied().collect();
             for producer in &self.producers {
@@ -186,14 +245,19 @@ impl Run {
     /// One process: it dies at some moment, or when all have sent what they have.
     fn live(&mut self, fault_share: f64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let stream =
-            Faulty { rng: Mutex::new(Rng::with_seed(self.rng.u64(..))), landed: Arc::clone(&self.landed), fault_share };
-        let (dies_after, then) = (self.rng.usize(0..400), Duration::from_millis(self.rng.u64(0..4)));
+        let (seed, service) = (self.rng.u64(..), self.service.as_ref());
+        let faulty = Faulty { rng: Mutex::new(Rng::with_seed(seed)), landed: Arc::clone(&self.landed), fault_share };
+        let most_ms = if service.is_some() { 300 } else { 4 };
+        let (dies_after, then) = (self.rng.usize(0..400), Duration::from_millis(self.rng.u64(0..most_ms)));
         let linger = Duration::from_millis(u64::from(self.rng.u8(0..8) == 0));
         let (definitions, lake, producers) = (Arc::clone(&self.definitions), self.lake.clone(), &mut self.producers);
         runtime.block_on(async move {
             let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
-            let door = Door::new(definitions, lake, Arc::new(stream), linger, clock, Traces::default());
+            let stream: Arc<dyn DeliveryStream> = match service {
+                Some(service) => Arc::new(service.stream(seed)),
+                None => Arc::new(faulty),
+            };
+            let door = Door::new(definitions, lake, stream, linger, clock, Traces::default());
             let sending = producers.iter_mut().filter(|producer| !producer.is_done()).map(async |producer| {
                 // It goes on at another server, at the latest in the next life.
                 while producer.send(&door).await.is_err() {
@@ -244,7 +308,7 @@ impl Run {
         let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
         let merger = Merger::new(Arc::clone(&self.definitions), self.lake.clone(), clock, Settings::default());
         let mut found = Vec::new();
-        for table in ["keyed", "open"] {
+        for table in TABLES {
             let name: Name = table.parse().unwrap();
             let objects = self.objects(&name);
             let mut rest = objects.as_slice();
@@ -313,4 +377,21 @@ fn silver_holds_each_row_once_whatever_failed_on_the_way() {
         run.deliver();
         runtime.block_on(run.check_silver());
     }
+}
+
+#[test]
+fn silver_holds_each_row_once_behind_a_firehose_that_fails_in_every_way() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut calls, mut refused) = (0, 0);
+    for seed in seeds(6, 500) {
+        let mut run = Run::with_firehose(seed ^ 0xf1fe_0000);
+        run.deliver();
+        run.check_frames();
+        runtime.block_on(run.check_silver());
+        let stats = run.service.as_ref().unwrap().fake.stats();
+        calls += stats.calls;
+        refused += stats.refused_records;
+    }
+    // Otherwise it showed nothing.
+    assert!(calls > 0 && refused > 0, "{calls} calls, {refused} records refused");
 }

@@ -60,7 +60,7 @@ impl Known {
 
     /// The commit with which all its frames were in silver; of a stream, all that are known.
     fn merged(&self) -> Option<Commit> {
-        self.merged.merged(self.frames())
+        self.merged.merged(self.frames(), self.accepted.is_some())
     }
 
     /// All its frames are in bronze, or were.

@@ -93,10 +93,11 @@ impl Progress {
     }
 
     /// The commit with which all that is known of the ingest was merged, if `frames_known` frames are. A stream is as
-    /// far as its last known frame; of an ingest without a told end, nobody else may have told.
-    pub(super) fn merged(&self, frames_known: u64) -> Option<Commit> {
+    /// far as its last known frame, and so is an ingest whose server tells what it took (`is_accepted_here`): one that
+    /// failed part-way has no end. Of others without a told end, nobody else may have told.
+    pub(super) fn merged(&self, frames_known: u64, is_accepted_here: bool) -> Option<Commit> {
         let IngestStory { frames, total_frames, merged_to, .. } = self.told;
-        let has_no_end = total_frames.is_none() && (self.is_stream() || merged_to.is_none());
+        let has_no_end = total_frames.is_none() && (is_accepted_here || self.is_stream() || merged_to.is_none());
         self.since.or_else(|| self.last.filter(|_| has_no_end && frames > 0 && frames >= frames_known))
     }
 }
@@ -149,18 +150,20 @@ mod tests {
         assert_eq!(last_first.since, Some(at(3)));
         let lacking = progress(Need::All, &[(2, part(1, Some(3), Some(0))), (3, part(1, None, Some(1)))]);
         assert_eq!(lacking.since, None);
-        assert_eq!(lacking.merged(2), None, "its total is known, whoever knows of two frames only");
+        assert_eq!(lacking.merged(2, false), None, "its total is known, whoever knows of two frames only");
         let endless = progress(Need::All, &[(2, part(2, None, Some(2)))]);
         assert_eq!(endless.since, None);
-        assert_eq!(endless.merged(2), None, "its last frame may be under way");
+        assert_eq!(endless.merged(2, false), None, "its last frame may be under way");
+        assert_eq!(endless.merged(2, true), Some(at(2)), "it failed part-way");
+        assert_eq!(endless.merged(3, true), None);
     }
 
     #[test]
     fn commits_that_do_not_tell_an_end_are_believed_by_count() {
         let old = progress(Need::All, &[(2, part(2, None, None)), (3, part(1, None, None))]);
         assert_eq!(old.since, None);
-        assert_eq!(old.merged(3), Some(at(3)));
-        assert_eq!(old.merged(4), None);
+        assert_eq!(old.merged(3, false), Some(at(3)));
+        assert_eq!(old.merged(4, false), None);
     }
 
     #[test]
@@ -179,8 +182,8 @@ mod tests {
         assert_eq!([of(0), of(1), of(2), of(8), of(9), of(u64::MAX)], [Some(4), Some(5), Some(9), Some(9), None, None]);
         let whole = progress(Need::All, &parts);
         assert_eq!((whole.since, whole.is_stream(), whole.batches()), (None, true, 9));
-        assert_eq!(whole.merged(14), Some(at(9)));
-        assert_eq!(whole.merged(15), None);
+        assert_eq!(whole.merged(14, false), Some(at(9)));
+        assert_eq!(whole.merged(15, false), None);
         assert!(!progress(Need::All, &parts[..1]).is_stream());
     }
 

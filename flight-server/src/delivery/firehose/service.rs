@@ -209,7 +209,7 @@ fn refusal(stream: &str, region: &str, code: &str) -> Option<Error> {
 
 /// A client for a fake on loopback.
 #[cfg(test)]
-pub(super) fn client_of(address: std::net::SocketAddr) -> Client {
+pub(crate) fn client_of(address: std::net::SocketAddr) -> Client {
     use aws_sdk_firehose::config::{Config, Credentials, Region};
 
     let config = Config::builder()
