@@ -1,7 +1,7 @@
 //! A client's messages, decoded: they are trusted in nothing.
 //!
 //! Each message is looked through before Arrow decodes it ([`preflight`](super::preflight)), and takes its decoded
-//! bytes from a budget that all producers of the server share, until the next one is asked for. A panic of the decoder
+//! bytes from a budget that all producers of the server share, for as long as its batch is held. A panic of the decoder
 //! ends the call that caused it and nothing else.
 
 use std::collections::BTreeMap;
@@ -77,7 +77,14 @@ pub(super) struct Batches {
     pub(super) metadata: Bytes,
 }
 
-/// Parts of the budget: the newest message's, and those of dictionaries by their ids.
+/// A batch, and its part of the budget for as long as it is held.
+pub(super) struct Arrived {
+    pub(super) batch: RecordBatch,
+    pub(super) metadata: Bytes,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// Parts of the budget: the newest message's until its batch is given out, and those of dictionaries by their ids.
 #[derive(Default)]
 struct Held {
     message: Option<OwnedSemaphorePermit>,
@@ -137,18 +144,17 @@ impl Batches {
     }
 
     /// The next batch, with what came with it. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Result<Option<(RecordBatch, Bytes)>, Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<Arrived>, Status> {
         let Some(DecodedFlightData { inner, payload }) = self.payload().await? else { return Ok(None) };
-        match payload {
-            DecodedPayload::RecordBatch(batch) => Ok(Some((batch, inner.app_metadata))),
-            _ => Err(damaged("it has a second schema; send batches of one schema an ingest")),
-        }
+        let DecodedPayload::RecordBatch(batch) = payload else {
+            return Err(damaged("it has a second schema; send batches of one schema an ingest"));
+        };
+        let held = lock(&self.held).message.take();
+        Ok(Some(Arrived { batch, metadata: inner.app_metadata, _held: held }))
     }
 
     /// The next message that says something.
     async fn payload(&mut self) -> Result<Option<DecodedFlightData>, Status> {
-        // The batch before is done with.
-        lock(&self.held).message = None;
         loop {
             // The decoder can panic on a hostile schema or batch; it is not used again after that.
             let decoded = AssertUnwindSafe(self.decoder.next()).catch_unwind().await;

@@ -125,9 +125,9 @@ async fn drain(
             () = stopping.begun() => return Err(status(stopping.refusal())),
             batch = batches.next() => batch?,
         };
-        let Some((batch, _)) = batch else { return ingest.finish().await.map_err(status) };
-        let count = batch.num_rows() as u64;
-        left_out.add(ingest.push(batch).await.map_err(status)?, |row| json!({ "row": rows + row + 1 }));
+        let Some(arrived) = batch else { return ingest.finish().await.map_err(status) };
+        let count = arrived.batch.num_rows() as u64;
+        left_out.add(ingest.push(arrived.batch).await.map_err(status)?, |row| json!({ "row": rows + row + 1 }));
         rows += count;
         if left_out.is_full() {
             return Err(status(Error::invalid(format!(

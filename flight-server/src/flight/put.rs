@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic::metadata::MetadataValue;
 use tonic::{Response, Status};
 
-use super::batches::{Batches, Decoding};
+use super::batches::{Arrived, Batches, Decoding};
 use super::ingest::{self, INGEST_ID_HEADER, PutStream};
 use super::service::SqlService;
 use super::session::Caller;
@@ -73,7 +73,7 @@ async fn values(
     let mut batches = Batches::new(messages, decoding);
     let Some(schema) = batches.schema_if_any().await? else { return Ok(None) };
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some((batch, _)) = batches.next().await? {
+    while let Some(Arrived { batch, .. }) = batches.next().await? {
         bytes += batch.get_array_memory_size();
         if bytes > BOUND_BYTES_MAX {
             return Err(status(Error::exhausted(format!(

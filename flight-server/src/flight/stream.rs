@@ -19,13 +19,13 @@ use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use lakehouse::{Error, Result};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Response, Status};
 
-use super::batches::Batches;
+use super::batches::{Arrived, Batches};
 use super::ingest::{self, INGEST_ID_HEADER, LeftOut, PutStream};
 use super::service::SqlService;
 use super::statements::KEEP_ALIVE_INTERVAL;
@@ -52,7 +52,7 @@ pub(super) async fn put(
     let outbox = Arc::new(Outbox::new(id.clone(), KEEP_ALIVE_INTERVAL));
     let mut work = JoinSet::new();
     let own = Arc::clone(&outbox);
-    let reading = Reading { stream, batches, stopping: service.stopping.clone(), needs_offsets, next: 0 };
+    let reading = Reading::new(stream, batches, service.stopping.clone(), needs_offsets);
     work.spawn(async move {
         let ended = AssertUnwindSafe(run(reading, &own)).catch_unwind().await;
         let broken = || Err(status(Error::internal("the stream broke; go on behind what was acknowledged")));
@@ -138,7 +138,9 @@ async fn run(mut reading: Reading, outbox: &Outbox) -> Result<(), Status> {
 /// A stream as it is read.
 struct Reading {
     stream: Box<dyn OpenStream>,
-    batches: Batches,
+    /// The next batch is decoded while the one before it is framed.
+    batches: mpsc::Receiver<Result<Option<Arrived>, Status>>,
+    _decoding: JoinSet<()>,
     stopping: Stopping,
     /// Whether the client must number its batches: it can come back under its id, and the server would begin at 0 again.
     needs_offsets: bool,
@@ -146,6 +148,21 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(stream: Box<dyn OpenStream>, mut batches: Batches, stopping: Stopping, needs_offsets: bool) -> Self {
+        let (decoded, received) = mpsc::channel(1);
+        let mut decoding = JoinSet::new();
+        decoding.spawn(async move {
+            loop {
+                let next = batches.next().await;
+                let is_end = !matches!(next, Ok(Some(_)));
+                if decoded.send(next).await.is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        Self { stream, batches: received, _decoding: decoding, stopping, needs_offsets, next: 0 }
+    }
+
     async fn read(&mut self, outbox: &Outbox) -> Result<(), Status> {
         loop {
             let batch = tokio::select! {
@@ -157,14 +174,15 @@ impl Reading {
                 }
                 batch = async {
                     outbox.room().await;
-                    self.batches.next().await
-                } => batch?,
+                    self.batches.recv().await
+                } => batch,
             };
-            let Some((batch, metadata)) = batch else { return Ok(()) };
-            let number = self.number(&metadata).map_err(status)?;
+            let batch = batch.unwrap_or_else(|| Err(status(Error::internal("the stream's decoder broke"))))?;
+            let Some(Arrived { batch, metadata, .. }) = &batch else { return Ok(()) };
+            let number = self.number(metadata).map_err(status)?;
             let rejected = tokio::select! {
                 biased;
-                rejected = self.stream.push(number, batch) => rejected.map_err(status)?,
+                rejected = self.stream.push(number, batch.clone()) => rejected.map_err(status)?,
                 // It may have been sent in part; it is not acknowledged, so it comes again.
                 () = self.stopping.begun() => return Err(status(self.stopping.refusal())),
             };

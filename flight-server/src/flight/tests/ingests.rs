@@ -125,7 +125,10 @@ async fn a_failure_part_way_gives_the_count_and_then_the_error() {
     let (counts, error) = outcome(put(&mut client, sent, None).await).await;
     assert!(counts.is_empty());
     let error = error.unwrap();
-    assert_eq!((error.code(), error.message()), (Code::Unavailable, "the stream is shut"));
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::Unavailable, "the stream is shut; of this ingest, 0 rows are kept")
+    );
 }
 
 #[tokio::test]
