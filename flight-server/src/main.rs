@@ -15,6 +15,10 @@ const LOG_DEFAULT: &str = "warn,deltalake_core=error,buoyant_kernel=error";
 /// Planning a query recurses as deep as the query nests; tokio's 2 MiB are little for that.
 const STACK_BYTES: usize = 16 << 20;
 
+/// Threads for blocking work at most, each with such a stack. More than all that can wait for each other: see
+/// `lakehouse::lake::log_turn`.
+const BLOCKING_THREADS_MAX: usize = 256;
+
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("MALLARD_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     // A log that can't be written must not stop the work: without this, a full disk would panic whoever logs.
@@ -29,7 +33,11 @@ fn main() -> ExitCode {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files can't be raised");
     }
-    let runtime = Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("can't start the async runtime: {error}")),
