@@ -16,7 +16,7 @@ const LOG_DEFAULT: &str = "warn,deltalake_core=error,buoyant_kernel=error";
 const STACK_BYTES: usize = 16 << 20;
 
 /// Threads for blocking work at most, each with such a stack. More than all that can wait for each other: see
-/// `lakehouse::lake::log_turn`.
+/// `lakehouse::lake::read_log`.
 const BLOCKING_THREADS_MAX: usize = 256;
 
 fn main() -> ExitCode {

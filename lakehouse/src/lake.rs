@@ -21,7 +21,7 @@ use chrono::{DateTime, SecondsFormat};
 use deltalake::logstore::commit_uri_from_version;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::delta;
@@ -34,10 +34,17 @@ const LOGS_AT_ONCE_MAX: usize = 32;
 
 static LOGS: Semaphore = Semaphore::const_new(LOGS_AT_ONCE_MAX);
 
-/// A turn at reading a Delta log; to be held while delta-rs loads or refreshes a table.
-pub async fn log_turn() -> Option<SemaphorePermit<'static>> {
+/// Reads a Delta log, once it has a turn. Whoever asked may stop waiting: delta-rs's threads go on all the same, so the
+/// turn is kept until they are done.
+pub async fn read_log<T: Send + 'static>(reading: impl Future<Output = T> + Send + 'static) -> Result<T> {
     // The semaphore is never closed.
-    LOGS.acquire().await.ok()
+    let turn = LOGS.acquire().await.ok();
+    let read = tokio::spawn(async move {
+        let read = reading.await;
+        drop(turn);
+        read
+    });
+    read.await.map_err(|error| Error::internal("the task that reads a Delta log died").because(error))
 }
 
 /// A kind of Delta table, by what it is for.
@@ -179,9 +186,9 @@ impl Lake {
         if self.is_missing_folder(layer, name) {
             return Ok(None);
         }
-        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
-        match table.load().await {
+        let (loaded, table) = read_log(async move { (table.load().await, table) }).await?;
+        match loaded {
             Ok(()) => Ok(Some(table)),
             Err(error) if is_no_table(&table, &error).await => Ok(None),
             Err(error) => {
@@ -195,12 +202,9 @@ impl Lake {
     /// # Errors
     /// `NotFound` if there is no such version (any more).
     pub async fn open_version(&self, layer: Layer, name: &Name, version: u64) -> Result<DeltaTable> {
-        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
-        table
-            .load_version(version)
-            .await
-            .context(Kind::NotFound, || format!("table {layer}.{name} has no readable version {version}"))?;
+        let (loaded, table) = read_log(async move { (table.load_version(version).await, table) }).await?;
+        loaded.context(Kind::NotFound, || format!("table {layer}.{name} has no readable version {version}"))?;
         Ok(table)
     }
 
@@ -217,9 +221,9 @@ impl Lake {
         }
         let time = DateTime::from_timestamp_micros(us).ok_or_else(never)?;
         let unreadable = || format!("can't read the Delta log of table {layer}.{name}");
-        let _turn = log_turn().await;
         let mut table = self.handle(layer, name)?;
-        match table.load_with_datetime(time).await {
+        let (loaded, mut table) = read_log(async move { (table.load_with_datetime(time).await, table) }).await?;
+        match loaded {
             Ok(()) => {}
             Err(error) if is_no_table(&table, &error).await => return Err(never()),
             Err(error) => return Err(Error::unavailable(unreadable()).because(error)),

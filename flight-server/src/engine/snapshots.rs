@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deltalake::DeltaTable;
-use lakehouse::lake::{committed_us, log_turn};
+use lakehouse::lake::{committed_us, read_log};
 use lakehouse::{Lake, Layer, Name, Result};
 
 /// The Delta versions that a query reads, by qualified name (`silver.flights`).
@@ -107,9 +107,7 @@ impl Snapshots {
     async fn refresh(&self, layer: Layer, name: &Name, known: Option<&DeltaTable>) -> Result<Option<DeltaTable>> {
         if let Some(known) = known {
             let mut table = known.clone();
-            let turn = log_turn().await;
-            let refreshed = table.update_incremental(None).await;
-            drop(turn);
+            let (refreshed, table) = read_log(async move { (table.update_incremental(None).await, table) }).await?;
             match refreshed {
                 Ok(()) => return Ok(Some(table)),
                 // The log may have been replaced or cleaned behind us: read it from its beginning.
