@@ -24,12 +24,15 @@ mod suggest;
 mod table;
 #[cfg(test)]
 mod tests;
+mod units;
+mod upkeep;
 mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::name::same_column;
 use crate::types::SqlType;
@@ -40,6 +43,10 @@ pub use problem::{Problem, Problems};
 pub use refresh::Refresh;
 pub use schema::COMMENT;
 pub use suggest::did_you_mean;
+pub use table::TOMBSTONE_RETENTION_DEFAULT;
+pub use upkeep::{
+    DeletionVectors, LOG_RETENTION_DEFAULT, Maintenance, TARGET_FILE_BYTES_DEFAULT, VACUUM_AFTER_DEFAULT,
+};
 
 /// The file in the definition's folder that declares everything.
 pub const FILE_NAME: &str = "lakehouse.toml";
@@ -113,10 +120,14 @@ pub struct Table {
     pub description: Option<String>,
     /// The columns that tell rows apart; empty: the table is append-only.
     pub primary_key: Vec<String>,
-    /// The column whose highest value wins; none: arrival order.
-    pub sequence_by: Option<String>,
+    /// The columns whose highest values win, the first one counting most; empty: arrival order.
+    pub sequence_by: Vec<String>,
     /// A boolean over the incoming row: true deletes the stored row of that key.
     pub delete_when: Option<Sql>,
+    /// How long a deleted key is remembered, so that what comes late does not bring it back.
+    pub tombstone_retention: Duration,
+    /// Whether the table keeps each version of a row, with the times from and to which it was valid.
+    pub history: bool,
     /// Columns that the rules see and the table does not store.
     pub drop_columns: Vec<String>,
     /// The columns that the Delta table is partitioned by.
@@ -133,6 +144,10 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Checks on each incoming row, by name.
     pub expect: Vec<Expectation>,
+    /// Whether changed rows are marked, or their files are written anew.
+    pub deletion_vectors: DeletionVectors,
+    /// How its files are kept up.
+    pub maintenance: Maintenance,
     /// Where it is declared.
     pub origin: Origin,
 }

@@ -35,8 +35,8 @@ pub struct NewTable {
     pub columns: Arc<Schema>,
     /// The columns that tell rows apart; none: append-only.
     pub primary_key: Vec<String>,
-    /// The column whose highest value wins.
-    pub sequence_by: Option<String>,
+    /// The columns whose highest values win; none: arrival order.
+    pub sequence_by: Vec<String>,
 }
 
 /// What is declared now, for all parts of a process.
@@ -181,8 +181,8 @@ fn declaration(table: &NewTable) -> Result<String> {
     if !table.primary_key.is_empty() {
         section.insert("primary_key".into(), texts(&table.primary_key));
     }
-    if let Some(sequence) = &table.sequence_by {
-        section.insert("sequence_by".into(), sequence.as_str().into());
+    if !table.sequence_by.is_empty() {
+        section.insert("sequence_by".into(), texts(&table.sequence_by));
     }
     let columns = table.columns.fields().iter().map(|field| {
         let data_type = SqlType::from_arrow(field.data_type())
@@ -224,7 +224,7 @@ mod tests {
             name: Name::new(name).unwrap(),
             columns: Arc::new(columns),
             primary_key: key.iter().map(|name| (*name).to_owned()).collect(),
-            sequence_by: None,
+            sequence_by: Vec::new(),
         }
     }
 

@@ -5,6 +5,12 @@
 //! tables are told. Errors are told apart by what a caller can do: a lost race is `Conflict`, storage is
 //! `Unavailable`, a broken rule is `Invalid`.
 
+mod changing;
+mod evolving;
+mod files;
+mod transactions;
+pub mod vectors;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,8 +22,8 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::create_session_state_with_spill_config;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
-use deltalake::kernel::{Action, CommitInfo, StructField, StructType, Transaction};
+use deltalake::kernel::transaction::{CommitProperties, TransactionError};
+use deltalake::kernel::{Action, CommitInfo, StructType, Transaction};
 use deltalake::logstore::{LogStore, get_actions};
 use deltalake::operations::write::SchemaMode;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
@@ -31,6 +37,11 @@ use serde_json::Value;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lake::{Lake, Layer};
 use crate::name::Name;
+
+pub use changing::{Changes, FileChange, FileWriter, TARGET_FILE_BYTES, rewrite};
+pub use evolving::{add_columns, evolve, live_rows};
+pub use files::{DataFile, Rows, data_files, read_rows};
+pub use transactions::Transactions;
 
 /// How long Delta keeps `txn` actions: a frame that comes again after this is merged again.
 pub const TRANSACTION_RETENTION: &str = "interval 30 days";
@@ -53,14 +64,15 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The properties that delta-rs writes with the commit.
+    /// The properties that delta-rs writes with the commit. It is made on the version that was read, or not at all: one
+    /// that is rebased may name rows that another writer has moved (see [`Changes`]).
     pub fn properties(&self) -> CommitProperties {
         let transactions = self
             .transactions
             .iter()
             .map(|(id, version)| Transaction::new_with_last_update(id, *version, Some(self.at_us / 1000)))
             .collect();
-        CommitProperties::default()
+        unrebased()
             .with_metadata([(STORY_KEY.to_owned(), self.story.clone())])
             .with_application_transactions(transactions)
     }
@@ -87,12 +99,41 @@ pub fn convert(what: &str, error: DeltaTableError) -> Error {
             TransactionError::ObjectStore { .. } | TransactionError::LogStoreError { .. } => Kind::Unavailable,
             _ => Kind::Internal,
         },
-        DeltaTableError::VersionAlreadyExists(_) | DeltaTableError::VersionMismatch(..) => Kind::Conflict,
-        DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => Kind::Unavailable,
+        // A version that was said to be there, and is not.
+        DeltaTableError::VersionAlreadyExists(_)
+        | DeltaTableError::VersionMismatch(..)
+        | DeltaTableError::InvalidVersion(_) => Kind::Conflict,
+        // The kernel reads the log; what fails there is storage nearly always, and it doesn't say so. Some of it comes as
+        // text alone.
+        DeltaTableError::ObjectStore { .. }
+        | DeltaTableError::Io { .. }
+        | DeltaTableError::KernelError(_)
+        | DeltaTableError::Kernel { .. }
+        | DeltaTableError::Generic(_)
+        | DeltaTableError::GenericError { .. } => Kind::Unavailable,
+        other if is_from_storage(other) => Kind::Unavailable,
         DeltaTableError::SchemaMismatch { .. } | DeltaTableError::InvalidData { .. } => Kind::Invalid,
         _ => Kind::Internal,
     };
     Error::new(kind, what.to_owned()).because(error)
+}
+
+/// Whether storage failed below layers that do not say so.
+fn is_from_storage(error: &DeltaTableError) -> bool {
+    let mut next = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(error) = next {
+        if error.is::<deltalake::ObjectStoreError>() || error.is::<std::io::Error>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What every commit is made with: on the version that was read, and without a look through the log for what is old,
+/// which is maintenance's.
+fn unrebased() -> CommitProperties {
+    CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(false))
 }
 
 /// Creates an empty table. If another writer was quicker, gives that one's.
@@ -117,6 +158,7 @@ pub async fn create(
         .with_columns(fields.fields().cloned())
         .with_partition_columns(partition_by)
         .with_save_mode(SaveMode::Ignore)
+        .with_commit_properties(unrebased())
         .with_configuration_property(TableProperty::SetTransactionRetentionDuration, Some(TRANSACTION_RETENTION));
     if let Some(description) = description {
         create = create.with_comment(description);
@@ -202,37 +244,27 @@ async fn write(
 ///
 /// # Errors
 /// See the module's description.
-pub async fn commit_only(mut table: DeltaTable, commit: &Commit) -> Result<DeltaTable> {
-    let what = format!("can't commit to {}", table.table_url().path());
-    let snapshot = table.snapshot().map_err(|error| convert(&what, error))?.snapshot().clone();
+pub async fn commit_only(table: DeltaTable, commit: &Commit) -> Result<DeltaTable> {
     let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-    CommitBuilder::from(commit.properties())
-        .build(Some(&snapshot), table.log_store(), operation)
-        .await
-        .map_err(|error| convert(&what, error))?;
-    table.update_state().await.map_err(|error| convert(&what, error))?;
-    Ok(table)
+    Changes::default().commit(table, operation, commit).await
 }
 
-/// Adds columns, which are NULL in the rows that are there.
+/// Lets a table have deletion vectors: from then on, only readers that know them can read it.
 ///
 /// # Errors
 /// See the module's description.
-pub async fn add_columns(table: DeltaTable, columns: &Schema) -> Result<DeltaTable> {
-    let what = format!("can't add columns to {}", table.table_url().path());
-    let stored = stored_schema(&table)?;
-    let all: Vec<FieldRef> = stored.fields().iter().chain(columns.fields()).cloned().collect();
-    let table = match columns_with_statistics(&Schema::new(all)) {
-        None => table,
-        Some(names) => {
-            let property = (TableProperty::DataSkippingStatsColumns.as_ref().to_owned(), names);
-            let set = table.set_tbl_properties().with_properties(HashMap::from([property]));
-            set.await.map_err(|error| convert(&what, error))?
-        }
-    };
-    let fields: StructType = columns.try_into_kernel().map_err(|error| Error::invalid(what.clone()).because(error))?;
-    let fields: Vec<StructField> = fields.fields().cloned().collect();
-    table.add_columns().with_fields(fields).await.map_err(|error| convert(&what, error))
+pub async fn allow_vectors(table: DeltaTable) -> Result<DeltaTable> {
+    set_property(table, TableProperty::EnableDeletionVectors, "true".to_owned()).await
+}
+
+async fn set_property(table: DeltaTable, property: TableProperty, value: String) -> Result<DeltaTable> {
+    let what = format!("can't set {} of {}", property.as_ref(), table.table_url().path());
+    let snapshot = table.snapshot().map_err(|error| convert(&what, error))?;
+    if snapshot.metadata().configuration().get(property.as_ref()) == Some(&value) {
+        return Ok(table);
+    }
+    let set = table.set_tbl_properties().with_properties(HashMap::from([(property.as_ref().to_owned(), value)]));
+    set.with_commit_properties(unrebased()).await.map_err(|error| convert(&what, error))
 }
 
 /// The version last committed under an application id.
@@ -309,7 +341,9 @@ pub fn size(table: &DeltaTable) -> Result<(u64, u64)> {
     let snapshot = table.snapshot().map_err(|error| convert("the table is not loaded", error))?;
     let (mut rows, mut bytes) = (0, 0);
     for file in snapshot.log_data().iter() {
-        rows += file.num_records().unwrap_or_default() as u64;
+        let deleted = file.deletion_vector_descriptor().map_or(0, |vector| vector.cardinality);
+        let its_rows = file.num_records().unwrap_or_default() as u64;
+        rows += its_rows.saturating_sub(u64::try_from(deleted).unwrap_or_default());
         bytes += u64::try_from(file.size()).unwrap_or_default();
     }
     Ok((rows, bytes))

@@ -21,6 +21,8 @@ pub enum Kind {
     AlreadyExists,
     /// Something else changed at the same time; look again, then retry.
     Conflict,
+    /// A rule of the definition stopped the work; retry once the definition, or what it judges, has been mended.
+    Stopped,
     /// A named limit was met; retry with less, or later.
     Exhausted,
     /// A dependency does not answer; retry later.
@@ -74,6 +76,11 @@ impl Error {
     /// [`Kind::Internal`].
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
+    }
+
+    /// [`Kind::Stopped`].
+    pub fn stopped(message: impl Into<String>) -> Self {
+        Self::new(Kind::Stopped, message)
     }
 
     /// [`Kind::Unavailable`].

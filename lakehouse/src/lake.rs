@@ -8,6 +8,7 @@
 //! <root>/silver/_tombstones/<table>/ Delta: keys that were deleted, with their sequence
 //! <root>/quarantine/<table>/         Delta: what could not be used, and why
 //! <root>/gold/<model>/               Delta
+//! <root>/maintenance/runs/           Delta: what was done to keep tables in good order
 //! ```
 //!
 //! This module knows names and places only; what is written, and when, is the business of the Lambdas.
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat};
 use deltalake::logstore::commit_uri_from_version;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
-use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake::{DeltaTable, DeltaTableBuilder};
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -58,6 +59,8 @@ pub enum Layer {
     Quarantine,
     /// Deleted keys of silver tables, so that a late update does not resurrect them.
     Tombstones,
+    /// What was done to keep tables in good order.
+    Maintenance,
 }
 
 impl Layer {
@@ -68,6 +71,7 @@ impl Layer {
             Self::Quarantine => "quarantine",
             // Below silver, since it moves with it; a table's name can't begin with an underscore.
             Self::Tombstones => "silver/_tombstones",
+            Self::Maintenance => "maintenance",
         }
     }
 }
@@ -125,6 +129,12 @@ impl Lake {
             return Err(Error::not_found(message));
         }
         Self::in_folder(&folder)
+    }
+
+    /// The lake at `root`, a URI that ends in a slash and for which delta-rs knows a store; `storage_options` are that
+    /// store's.
+    pub fn at(root: Url, storage_options: HashMap<String, String>) -> Self {
+        Self { root, storage_options }
     }
 
     fn in_s3(uri: &str) -> Result<Self> {
@@ -190,7 +200,7 @@ impl Lake {
         let (loaded, table) = read_log(async move { (table.load().await, table) }).await?;
         match loaded {
             Ok(()) => Ok(Some(table)),
-            Err(error) if is_no_table(&table, &error).await => Ok(None),
+            Err(_) if is_no_table(&table).await => Ok(None),
             Err(error) => {
                 Err(Error::unavailable(format!("can't read the Delta log of table {layer}.{name}")).because(error))
             }
@@ -225,7 +235,7 @@ impl Lake {
         let (loaded, mut table) = read_log(async move { (table.load_with_datetime(time).await, table) }).await?;
         match loaded {
             Ok(()) => {}
-            Err(error) if is_no_table(&table, &error).await => return Err(never()),
+            Err(_) if is_no_table(&table).await => return Err(never()),
             Err(error) => return Err(Error::unavailable(unreadable()).because(error)),
         }
         // delta-rs goes by the files' times, which may be a little later than those that commits have, and that are told.
@@ -295,7 +305,7 @@ fn rfc3339(us: i64) -> String {
 }
 
 /// Whether loading failed because nothing was ever committed, and not because the log can't be read.
-async fn is_no_table(table: &DeltaTable, error: &DeltaTableError) -> bool {
-    matches!(error, DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_))
-        || table.verify_deltatable_existence().await.is_ok_and(|exists| !exists)
+async fn is_no_table(table: &DeltaTable) -> bool {
+    // A listing that failed looks like a table that is not there; so storage is asked once more.
+    table.verify_deltatable_existence().await.is_ok_and(|exists| !exists)
 }

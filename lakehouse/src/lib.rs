@@ -6,6 +6,7 @@ pub mod definition;
 pub mod definitions;
 pub mod delta;
 pub mod error;
+pub mod json;
 pub mod lake;
 pub mod name;
 pub mod schema;

@@ -1,9 +1,10 @@
 //! Schema rules: which columns a table has, and what may come in at its door.
 //!
-//! A table's columns are those that it stores, then those that it declares and does not store yet. An incoming schema
-//! is compared with them *before* anything is accepted ([`admit`]), and so is each batch's rows ([`bad_rows`]): a
-//! producer learns of a mismatch, and not a quarantine.
+//! A table's columns are those that it stores, then those that it declares and does not store yet, then those that its
+//! rows bring ([`evolve`]). An incoming schema is compared with them *before* anything is accepted ([`admit`]), and so is
+//! each batch's rows ([`bad_rows`]): a producer learns of a mismatch, and not a quarantine.
 
+mod evolution;
 mod expansion;
 mod rows;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::name::{check_column_name, same_column};
 use crate::types::SqlType;
 
+pub use evolution::{Evolved, Fate, evolve};
 pub use expansion::EXPANDED_BYTES_MAX;
 pub use rows::{BadRows, BadValue, bad_rows};
 
@@ -35,52 +37,82 @@ pub const SEQUENCE_COLUMN: &str = "_sequence";
 /// The column that keeps what `on_new_column = "rescue"` did not fit elsewhere, as JSON.
 pub const RESCUED_COLUMN: &str = "_rescued";
 
+/// Of a table with history: the sequence from which on the version of a row is valid; together with the primary key it
+/// tells rows apart.
+pub const VALID_FROM_COLUMN: &str = "_valid_from";
+/// Of a table with history: the sequence from which on the version is not valid any more; NULL: it still is.
+pub const VALID_TO_COLUMN: &str = "_valid_to";
+/// Of a table with history: whether the version is the row as it is now.
+pub const IS_CURRENT_COLUMN: &str = "_is_current";
+/// The columns that Mallard adds to a table with history.
+pub const HISTORY_COLUMNS: [&str; 3] = [VALID_FROM_COLUMN, VALID_TO_COLUMN, IS_CURRENT_COLUMN];
+
 /// The column called `name`.
 pub fn find<'a>(columns: &'a [Column], name: &str) -> Option<&'a Column> {
     columns.iter().find(|column| same_column(&column.name, name))
 }
 
-/// The columns that a table has: the stored ones in their order, then the declared ones that are not stored yet, then
-/// those that Mallard adds.
+/// The columns that a table has: the stored ones in their order and as the definition wants them, then the declared
+/// ones that are not stored yet, then those that Mallard adds.
 ///
 /// # Errors
-/// `Internal` if the stored schema has a type that no table can have.
+/// `Stopped` if the definition asks for what the stored table can't become. `Internal` if the stored schema has a type
+/// that no table can have.
 pub fn known_columns(table: &Table, stored: Option<&Schema>) -> Result<Vec<Column>> {
-    let mut columns = Vec::new();
-    for field in stored.map(Schema::fields).into_iter().flatten() {
+    Ok(evolve(table, stored, &[])?.columns)
+}
+
+/// The columns that are stored, as they are.
+fn stored_columns(table: &Table, stored: Option<&Schema>) -> Result<Vec<Column>> {
+    let columns = stored.map(Schema::fields).into_iter().flatten().map(|field| {
         let data_type = SqlType::from_arrow(field.data_type()).map_err(|error| {
             Error::internal(format!("stored column {:?} of {}", field.name(), table.name)).because(error)
         })?;
-        columns.push(Column {
+        Ok(Column {
             name: field.name().clone(),
             data_type,
             nullable: field.is_nullable(),
             description: table.column(field.name()).and_then(|column| column.description.clone()),
-        });
+        })
+    });
+    columns.collect()
+}
+
+/// The columns that Mallard adds to those of a table, without what `columns` has already; none to a table that has no
+/// columns yet.
+fn own_columns(table: &Table, columns: &[Column]) -> Vec<Column> {
+    let mut own = Vec::new();
+    if columns.is_empty() {
+        return own;
     }
-    for column in table.columns.iter().filter(|column| !table.drops(&column.name)) {
-        if find(&columns, &column.name).is_none() {
-            // A table that already has rows has no value for them.
-            columns.push(Column { nullable: column.nullable || stored.is_some(), ..column.clone() });
-        }
-    }
-    let mut add_own = |name: &str| {
-        if !columns.is_empty() && find(&columns, name).is_none() {
-            columns.push(Column {
-                name: name.to_owned(),
-                data_type: SqlType::Varchar,
-                nullable: true,
-                description: None,
-            });
-        }
-    };
-    if table.is_keyed() && table.sequence_by.is_none() {
-        add_own(SEQUENCE_COLUMN);
+    if table.is_keyed() && table.sequence_by.is_empty() {
+        own.push(own_column(SEQUENCE_COLUMN, SqlType::Varchar));
     }
     if table.on_new_column == OnNewColumn::Rescue {
-        add_own(RESCUED_COLUMN);
+        own.push(own_column(RESCUED_COLUMN, SqlType::Varchar));
     }
-    Ok(columns)
+    own.extend(history_columns(table, columns));
+    own.retain(|column| find(columns, &column.name).is_none());
+    own
+}
+
+/// The columns that a table with history has for the times of its versions: in the type of its sequence's first column,
+/// which is one of `columns`, or else the time of arrival.
+pub(crate) fn history_columns(table: &Table, columns: &[Column]) -> Vec<Column> {
+    if !table.history {
+        return Vec::new();
+    }
+    let sequence = table.sequence_by.first().and_then(|name| find(columns, name));
+    let time = sequence.map_or(SqlType::Timestamp, |column| column.data_type.clone());
+    vec![
+        own_column(VALID_FROM_COLUMN, time.clone()),
+        own_column(VALID_TO_COLUMN, time),
+        own_column(IS_CURRENT_COLUMN, SqlType::Boolean),
+    ]
+}
+
+fn own_column(name: &str, data_type: SqlType) -> Column {
+    Column { name: name.to_owned(), data_type, nullable: true, description: None }
 }
 
 /// The Arrow schema of `columns`, as Delta stores it.
@@ -115,7 +147,8 @@ pub fn spelt_as(table: &Table, columns: &[Column]) -> Table {
         }
     };
     let mut table = table.clone();
-    table.primary_key.iter_mut().chain(&mut table.sequence_by).chain(&mut table.partition_by).for_each(spell);
+    let rules = table.primary_key.iter_mut().chain(&mut table.sequence_by).chain(&mut table.partition_by);
+    rules.chain(&mut table.maintenance.cluster_by).for_each(spell);
     table
 }
 
@@ -138,36 +171,33 @@ pub fn cast_strictly(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
     })
 }
 
-/// Checks an incoming schema against a table, before a byte of it is accepted.
+/// Checks an incoming schema against a table, before a byte of it is accepted: it takes what [`evolve`] takes.
 ///
 /// With a transform, only what the transform can't mend is checked.
 ///
 /// # Errors
-/// `Invalid`, with the column, what is wrong with it, and what to do.
+/// `Invalid`, with the column, what is wrong with it, and what to do; those of [`evolve`].
 pub fn admit(table: &Table, stored: Option<&Schema>, incoming: &Schema) -> Result<()> {
     if incoming.fields().is_empty() {
         return Err(Error::invalid(format!("the ingest into table {:?} has no columns", table.name.as_str())));
     }
+    let mut columns = Vec::with_capacity(incoming.fields().len());
     for (position, field) in incoming.fields().iter().enumerate() {
         check_name(table, incoming, position, field)?;
-        SqlType::from_arrow(field.data_type()).map_err(|error| refuse(table, field.name(), &error.chain()))?;
+        let data_type = SqlType::from_arrow(field.data_type());
+        let data_type = data_type.map_err(|error| refuse(table, field.name(), &error.chain()))?;
+        columns.push((field.name().clone(), data_type));
     }
     if table.transform.is_some() {
         return Ok(());
     }
-    let known = known_columns(table, stored)?;
-    let is_known = |field: &Field| known.iter().any(|column| same_column(&column.name, field.name()));
-    let count = known.len() + incoming.fields().iter().filter(|field| !is_known(field)).count();
-    if count > COLUMNS_MAX {
-        return Err(Error::invalid(format!(
-            "the ingest would give table {:?} {count} columns; the most is {COLUMNS_MAX}: put some into a struct or a map",
-            table.name.as_str()
-        )));
+    let evolved = evolve(table, stored, &columns)?;
+    for ((name, _), fate) in columns.iter().zip(&evolved.fates) {
+        if let Some(why) = fate.refusal() {
+            return Err(refuse(table, name, why));
+        }
     }
-    for field in incoming.fields() {
-        check_type(table, &known, field)?;
-    }
-    check_required(table, &known, incoming)
+    check_required(table, &evolved.columns, incoming)
 }
 
 fn refuse(table: &Table, column: &str, what: &str) -> Error {
@@ -180,36 +210,6 @@ fn check_name(table: &Table, incoming: &Schema, position: usize, field: &Field) 
         return Err(refuse(table, field.name(), "the name is there twice (case is not told apart); rename one"));
     }
     Ok(())
-}
-
-fn check_type(table: &Table, known: &[Column], field: &Field) -> Result<()> {
-    if table.drops(field.name()) {
-        return Ok(());
-    }
-    let incoming = SqlType::from_arrow(field.data_type())?;
-    match find(known, field.name()) {
-        Some(column) if column.data_type.can_hold(&incoming) => Ok(()),
-        Some(column) => Err(refuse(
-            table,
-            field.name(),
-            &format!(
-                "the table has {}, which can't hold {incoming} without loss; cast it before sending",
-                column.data_type
-            ),
-        )),
-        None if !known.is_empty() && table.on_new_column == OnNewColumn::Reject => {
-            let names: Vec<_> = known.iter().map(|column| column.name.as_str()).collect();
-            Err(refuse(
-                table,
-                field.name(),
-                &format!(
-                    "the table has no such column and takes no new ones (on_new_column = \"reject\"); it has: {}",
-                    names.join(", ")
-                ),
-            ))
-        }
-        None => Ok(()),
-    }
 }
 
 /// A key, the sequence, and what may not be NULL can't be left out.
@@ -226,15 +226,14 @@ fn check_required(table: &Table, known: &[Column], incoming: &Schema) -> Result<
             return Err(refuse(table, partition, what));
         }
     }
-    if let Some(sequence) = table.sequence_by.as_deref().filter(|sequence| !has(sequence)) {
+    if let Some(sequence) = table.sequence_by.iter().find(|sequence| !has(sequence)) {
         return Err(refuse(
             table,
             sequence,
             "it orders the changes (sequence_by), and the ingest has no such column; add it",
         ));
     }
-    let own = [SEQUENCE_COLUMN, RESCUED_COLUMN];
-    for column in known.iter().filter(|column| !column.nullable && !own.contains(&column.name.as_str())) {
+    for column in known.iter().filter(|column| !column.nullable && !column.name.starts_with('_')) {
         if !has(&column.name) {
             return Err(refuse(table, &column.name, "it may not be NULL, and the ingest has no such column; add it"));
         }

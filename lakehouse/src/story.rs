@@ -21,6 +21,12 @@ pub struct MergeStory {
     pub changes: u64,
     /// Of these, deletes.
     pub deletes: u64,
+    /// Rows whose key was new.
+    pub inserted: u64,
+    /// Rows that replaced one.
+    pub updated: u64,
+    /// Changes that a stored row or a tombstone had overtaken.
+    pub late: u64,
     /// Rows sent to quarantine.
     pub quarantined: u64,
     /// Rows that failed an expectation with `on_fail = "warn"`, by its name.

@@ -24,6 +24,7 @@ mod coercion;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod widening;
 
 use std::fmt;
 use std::str::FromStr;

@@ -7,13 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::Cron;
+use super::{Cron, units};
 use crate::{Error, Result};
-
-const MINUTE_SECONDS: u64 = 60;
-const HOUR_SECONDS: u64 = 60 * MINUTE_SECONDS;
-const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
-const UNITS: [(&str, u64); 3] = [("day", DAY_SECONDS), ("hour", HOUR_SECONDS), ("minute", MINUTE_SECONDS)];
 
 /// The longest rate, in days: what is rarer than that has a date, so cron says it better.
 const MAX_RATE_DAYS: u64 = 366;
@@ -49,13 +44,7 @@ impl fmt::Display for Refresh {
         match self {
             Self::OnChange => f.write_str("on-change"),
             Self::Cron(cron) => write!(f, "cron({cron})"),
-            Self::Rate(every) => {
-                let seconds = every.as_secs();
-                let whole = UNITS.into_iter().find(|(_, unit_seconds)| seconds.is_multiple_of(*unit_seconds));
-                let (unit, unit_seconds) = whole.unwrap_or(("minute", MINUTE_SECONDS));
-                let count = seconds / unit_seconds;
-                write!(f, "rate({count} {unit}{})", if count == 1 { "" } else { "s" })
-            }
+            Self::Rate(every) => write!(f, "rate({})", units::written(*every)),
         }
     }
 }
@@ -87,12 +76,14 @@ fn parse_rate(text: &str) -> Result<Refresh> {
     };
     let count: u64 = count.parse().map_err(|_| refuse("the number must be a whole one, as in rate(15 minutes)"))?;
     let singular = unit.strip_suffix('s').unwrap_or(unit);
-    let Some((_, unit_seconds)) = UNITS.into_iter().find(|(name, _)| *name == singular) else {
+    let Some((_, unit_seconds)) = units::TIME_UNITS.into_iter().find(|(name, _)| *name == singular) else {
         return Err(refuse("the unit must be minutes, hours or days"));
     };
     match count.checked_mul(unit_seconds) {
         Some(0) => Err(refuse("the number must be above 0; the shortest is rate(1 minute)")),
-        Some(seconds) if seconds <= MAX_RATE_DAYS * DAY_SECONDS => Ok(Refresh::Rate(Duration::from_secs(seconds))),
+        Some(seconds) if seconds <= units::days(MAX_RATE_DAYS).as_secs() => {
+            Ok(Refresh::Rate(Duration::from_secs(seconds)))
+        }
         _ => Err(refuse(&format!("the longest rate is {MAX_RATE_DAYS} days; use cron for what is rarer"))),
     }
 }

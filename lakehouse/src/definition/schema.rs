@@ -7,20 +7,30 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::{Column, Table};
 use crate::name::same_column;
+use crate::schema::{VALID_FROM_COLUMN, history_columns};
 
 /// The key under which a field's metadata carries the column's description; Delta Lake's readers know it.
 pub const COMMENT: &str = "comment";
 
 impl Table {
     /// The schema as which the table is stored, if it declares columns: in their order, without
-    /// [`Table::drop_columns`], key columns not nullable, descriptions as metadata under [`COMMENT`].
+    /// [`Table::drop_columns`], key columns not nullable, descriptions as metadata under [`COMMENT`], behind them the
+    /// times of a table with history.
     pub fn declared_schema(&self) -> Option<SchemaRef> {
         if self.columns.is_empty() {
             return None;
         }
-        let fields: Vec<Field> =
-            self.columns.iter().filter(|column| !self.drops(&column.name)).map(Column::to_arrow).collect();
+        let stored = self.columns.iter().filter(|column| !self.drops(&column.name));
+        let times = history_columns(self, &self.columns);
+        let fields: Vec<Field> = stored.chain(&times).map(Column::to_arrow).collect();
         Some(Arc::new(Schema::new(fields)))
+    }
+
+    /// The columns that tell the table's stored rows apart: its primary key, and with history the time from which on a
+    /// version is valid.
+    pub fn row_key(&self) -> impl Iterator<Item = &str> {
+        let time = (self.is_keyed() && self.history).then_some(VALID_FROM_COLUMN);
+        self.primary_key.iter().map(String::as_str).chain(time)
     }
 
     /// Whether the table does not store the column called `name`, whatever its case.

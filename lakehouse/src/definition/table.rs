@@ -1,18 +1,30 @@
 //! Reads `[tables.NAME]`.
 
+use std::time::Duration;
+
 use toml::Spanned;
+use toml::de::DeValue;
 
 use super::columns::{self, Declared};
 use super::section::{Entry, Report, Section};
-use super::{Column, Table, did_you_mean, foreign, sql};
+use super::{Column, Table, did_you_mean, foreign, sql, units, upkeep};
 use crate::name::{check_column_name, same_column};
 use crate::types::SqlType;
 
-const KEYS: [&str; 12] = [
+/// How long a deleted key is remembered, unless its table says another time.
+pub const TOMBSTONE_RETENTION_DEFAULT: Duration = units::days(30);
+
+/// A change waits for its merge as long as that after a failure or behind a full buffer; what it finds then must not
+/// have forgotten the delete that overtook it.
+const TOMBSTONE_RETENTION_MIN: Duration = units::HOUR;
+
+const KEYS: [&str; 16] = [
     "description",
     "primary_key",
     "sequence_by",
     "delete_when",
+    "tombstone_retention",
+    "history",
     "drop_columns",
     "partition_by",
     "foreign_keys",
@@ -21,6 +33,8 @@ const KEYS: [&str; 12] = [
     "transform",
     "columns",
     "expect",
+    "deletion_vectors",
+    "maintenance",
 ];
 
 /// The table, if its name is good; what is wrong is reported.
@@ -34,19 +48,25 @@ pub(super) fn read(entry: Entry, report: &mut Report) -> Option<Table> {
     named.check_sequence(&section, &declared, report);
     named.check_partitions(&section, &declared, report);
     named.check_what_needs_a_key(&section, report);
+    check_history(&section, report);
     named.check_that_columns_remain(&section, &declared, report);
     let origin = report.origin(section.span.start);
     let foreign_keys = foreign::read(&section, &declared, report);
+    let maintenance = upkeep::maintenance(&section, &declared, &named.partition_by, &named.drop_columns, report);
     let table = Table {
         description: section.text("description", report).map(|text| text.get_ref().to_string()),
         delete_when: sql::inline(&section, "delete_when", report),
+        tombstone_retention: tombstone_retention(&section, report),
+        history: section.flag("history", report).is_some_and(Spanned::into_inner),
         on_new_column: section.word("on_new_column", report).map(Spanned::into_inner).unwrap_or_default(),
         ignore_null_updates: section.flag("ignore_null_updates", report).is_some_and(Spanned::into_inner),
         transform: sql::from_file(&section, "transform", report),
         columns: declared.into_iter().filter_map(|declared| named.column(declared)).collect(),
         expect: sql::expectations(&section, report),
+        deletion_vectors: upkeep::deletion_vectors(&section, report),
+        maintenance,
         primary_key: plain(&named.primary_key),
-        sequence_by: named.sequence_by.as_ref().map(|name| name.get_ref().clone()),
+        sequence_by: plain(&named.sequence_by),
         drop_columns: plain(&named.drop_columns),
         partition_by: plain(&named.partition_by),
         name: name?,
@@ -59,15 +79,13 @@ pub(super) fn read(entry: Entry, report: &mut Report) -> Option<Table> {
 /// The columns that the rules of a table name, spelt as they are declared.
 struct Named {
     primary_key: Vec<Spanned<String>>,
-    sequence_by: Option<Spanned<String>>,
+    sequence_by: Vec<Spanned<String>>,
     drop_columns: Vec<Spanned<String>>,
     partition_by: Vec<Spanned<String>>,
 }
 
 impl Named {
     fn read(section: &Section, declared: &[Declared], report: &mut Report) -> Self {
-        let sequence_by =
-            section.text("sequence_by", report).filter(|name| is_column_name(section, "sequence_by", name, report));
         let mut list = |key: &str| {
             let names = column_list(section, key, report);
             names.into_iter().map(|name| resolved(section, key, name, declared, report)).collect()
@@ -76,7 +94,7 @@ impl Named {
             primary_key: list("primary_key"),
             drop_columns: list("drop_columns"),
             partition_by: list("partition_by"),
-            sequence_by: sequence_by.map(|name| resolved(section, "sequence_by", name, declared, report)),
+            sequence_by: list("sequence_by"),
         }
     }
 
@@ -118,23 +136,25 @@ impl Named {
     }
 
     fn check_sequence(&self, section: &Section, declared: &[Declared], report: &mut Report) {
-        let Some(sequence_by) = &self.sequence_by else { return };
-        let name = sequence_by.get_ref();
-        if self.drops(name) {
-            let message = format!(
-                "sequence_by column {name:?} is in drop_columns, but later rows are compared with it; take it out"
-            );
-            section.say(&sequence_by.span(), message, report);
-        }
-        let data_type =
-            find(declared, name).and_then(|column| column.data_type.as_ref().map(|it| (it, &column.type_span)));
-        if let Some((data_type, span)) = data_type
-            && (data_type.is_nested() || *data_type == SqlType::Json)
-        {
-            let message = format!(
-                "column {name:?} has type {data_type} and is sequence_by, but has no order; use a number, a timestamp or text"
-            );
-            section.say(span, message, report);
+        for sequence in &self.sequence_by {
+            let name = sequence.get_ref();
+            if self.drops(name) {
+                let message = format!(
+                    "sequence_by column {name:?} is in drop_columns, but later rows are compared with it; take it out"
+                );
+                section.say(&sequence.span(), message, report);
+            }
+            let data_type =
+                find(declared, name).and_then(|column| column.data_type.as_ref().map(|it| (it, &column.type_span)));
+            if let Some((data_type, span)) = data_type
+                && (data_type.is_nested() || *data_type == SqlType::Json)
+            {
+                let message = format!(
+                    "column {name:?} has type {data_type} and is sequence_by, but has no order; use a number, a \
+                     timestamp or text"
+                );
+                section.say(span, message, report);
+            }
         }
     }
 
@@ -172,6 +192,7 @@ impl Named {
             ("sequence_by", "it decides between rows of the same key"),
             ("delete_when", "it deletes the stored row of the same key"),
             ("ignore_null_updates", "it keeps values of the stored row of the same key"),
+            ("history", "it keeps the versions of the row of a key"),
         ];
         for (key, why) in needs {
             let Some(value) = section.value(key) else { continue };
@@ -196,12 +217,49 @@ impl Named {
     }
 }
 
-/// The column names under `key`: good ones, each once; at least one if the key is one that tells rows apart.
+/// What a history can't be combined with.
+fn check_history(section: &Section, report: &mut Report) {
+    let is_set = |key: &str| section.value(key).filter(|value| value.get_ref().as_bool() == Some(true));
+    if is_set("history").is_none() {
+        return;
+    }
+    if let Some(value) = is_set("ignore_null_updates") {
+        let message = "ignore_null_updates can't be combined with history: a version that comes late would have to be \
+                       filled in from the one before it and change all later ones, but which of their values were \
+                       filled in is not known any more; fill them in a model, or leave one out";
+        section.say(&value.span(), message, report);
+    }
+}
+
+fn tombstone_retention(section: &Section, report: &mut Report) -> Duration {
+    const KEY: &str = "tombstone_retention";
+    if let Some(value) = section.value(KEY)
+        && section.value("delete_when").is_none()
+    {
+        let message =
+            format!("{KEY} needs a delete_when, since only deletes leave tombstones; add one, or leave it out");
+        section.say(&value.span(), message, report);
+    }
+    let why = "a change that waits longer for its merge would bring back what was deleted";
+    let retention = units::span(section, KEY, (TOMBSTONE_RETENTION_MIN, why), report);
+    retention.map_or(TOMBSTONE_RETENTION_DEFAULT, Spanned::into_inner)
+}
+
+/// The column names under `key`: good ones, each once; at least one if the key is one that tells rows apart or orders
+/// them. A sequence of one column may be written without a list.
 pub(super) fn column_list<'a>(section: &Section<'a>, key: &str, report: &mut Report) -> Vec<Spanned<&'a str>> {
-    let written = section.texts(key, report);
+    let is_sequence = key == "sequence_by";
+    let written = match section.value(key).filter(|value| is_sequence && value.get_ref().as_array().is_none()) {
+        Some(value) if value.get_ref().as_str().is_some() => section.text(key, report).into_iter().collect(),
+        Some(_) => {
+            section.typed(key, "a column's name in quotes, or a list of such", report, DeValue::as_str);
+            Vec::new()
+        }
+        None => section.texts(key, report),
+    };
     let list = section.value(key);
     if let Some(list) = list.filter(|list| list.get_ref().as_array().is_some_and(|list| list.is_empty()))
-        && key.ends_with("_key")
+        && (is_sequence || key.ends_with("_key"))
     {
         section.say(&list.span(), format!("{key} names no columns; name some, or leave it out"), report);
     }

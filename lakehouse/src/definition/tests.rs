@@ -2,6 +2,7 @@ mod example;
 mod files;
 mod refresh;
 mod rules;
+mod upkeep;
 
 use std::fs;
 

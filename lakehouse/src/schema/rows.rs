@@ -84,7 +84,7 @@ fn why_not_null(table: &Table, columns: &[Column], name: &str) -> Option<&'stati
     if table.is_key(name) {
         return Some("is NULL and part of the primary key; give it a value");
     }
-    if table.sequence_by.as_deref().is_some_and(|sequence| same_column(sequence, name)) {
+    if table.sequence_by.iter().any(|sequence| same_column(sequence, name)) {
         return Some("is NULL and orders the changes (sequence_by); give it a value");
     }
     // A delete needs only its key and sequence, and what deletes is known to the merge alone.

@@ -16,8 +16,8 @@ impl SqlType {
     /// - decimals into decimals with at least as many digits on both sides of the point;
     /// - date into timestamp_ntz (its midnight);
     /// - varchar into json and json into varchar (the text stays as it is);
-    /// - lists and maps when their parts do; structs when they have the same fields (whatever their case) in the same
-    ///   order, and each does.
+    /// - lists and maps when their parts do; structs when this one has each of the other's fields (whatever its case
+    ///   and place) and each does: those that the other lacks are NULL.
     pub fn can_hold(&self, incoming: &SqlType) -> bool {
         match (self, incoming) {
             (Self::Decimal { precision, scale }, Self::Decimal { precision: from_precision, scale: from_scale }) => {
@@ -36,12 +36,10 @@ impl SqlType {
             (Self::Map(key, value), Self::Map(from_key, from_value)) => {
                 key.can_hold(from_key) && value.can_hold(from_value)
             }
-            (Self::Struct(fields), Self::Struct(from)) => {
-                fields.len() == from.len()
-                    && fields.iter().zip(from).all(|(field, from)| {
-                        same_column(&field.name, &from.name) && field.data_type.can_hold(&from.data_type)
-                    })
-            }
+            (Self::Struct(fields), Self::Struct(from)) => from.iter().all(|from| {
+                let field = fields.iter().find(|field| same_column(&field.name, &from.name));
+                field.is_some_and(|field| field.data_type.can_hold(&from.data_type))
+            }),
             (to, from) => match (integer_bits(to), integer_bits(from)) {
                 (Some(to_bits), Some(from_bits)) => to_bits >= from_bits,
                 _ => to == from,
@@ -51,7 +49,7 @@ impl SqlType {
 }
 
 /// The width of an integer type.
-fn integer_bits(data_type: &SqlType) -> Option<u8> {
+pub(super) fn integer_bits(data_type: &SqlType) -> Option<u8> {
     match data_type {
         SqlType::TinyInt => Some(8),
         SqlType::SmallInt => Some(16),
@@ -62,7 +60,7 @@ fn integer_bits(data_type: &SqlType) -> Option<u8> {
 }
 
 /// The digits that the largest signed integer of `bits` has.
-fn decimal_digits(bits: u8) -> u8 {
+pub(super) fn decimal_digits(bits: u8) -> u8 {
     match bits {
         8 => 3,
         16 => 5,

@@ -57,7 +57,7 @@ fn every_key_of_a_table_is_read() {
     let table = definition.table("flights").unwrap();
     assert_eq!(table.description.as_deref(), Some("one row a scheduled flight, newest state"));
     assert_eq!(table.primary_key, ["flight_id"], "spelt as declared");
-    assert_eq!(table.sequence_by.as_deref(), Some("updated_at"));
+    assert_eq!(table.sequence_by, ["updated_at"]);
     let delete_when = Sql { text: "op = 'delete'".into(), origin: origin("lakehouse.toml", 7) };
     assert_eq!(table.delete_when, Some(delete_when));
     assert_eq!(table.drop_columns, ["op"]);
@@ -112,6 +112,24 @@ fn the_declared_schema_has_stored_columns_only_with_their_comments_and_a_key_tha
     assert_eq!(schema.field(0).metadata().get(COMMENT).map(String::as_str), Some("who it is"));
     assert!(schema.field(1).metadata().is_empty());
     assert_eq!(schema.field(3).data_type(), &SqlType::Timestamp.to_arrow());
+}
+
+#[test]
+fn a_table_with_history_has_times_of_its_sequences_type_and_a_key_with_them() {
+    let toml = FULL.replace("on_new_column", "history = true\non_new_column");
+    let table = Arc::clone(load(&toml).table("flights").unwrap());
+    let schema = table.declared_schema().unwrap();
+    let times: Vec<_> =
+        schema.fields().iter().skip(4).map(|field| (field.name().as_str(), field.data_type())).collect();
+    let (instant, boolean) = (SqlType::Timestamp.to_arrow(), SqlType::Boolean.to_arrow());
+    assert_eq!(times, [("_valid_from", &instant), ("_valid_to", &instant), ("_is_current", &boolean)]);
+    assert_eq!(table.row_key().collect::<Vec<_>>(), ["flight_id", "_valid_from"]);
+
+    let numbered = load(&toml.replace("\"timestamp\"", "\"bigint\"")).table("flights").unwrap().declared_schema();
+    assert_eq!(numbered.unwrap().field(4).data_type(), &SqlType::BigInt.to_arrow());
+    let arriving =
+        load(&toml.replace("sequence_by = \"updated_at\"\n", "")).table("flights").unwrap().declared_schema();
+    assert_eq!(arriving.unwrap().field(4).data_type(), &instant);
 }
 
 #[test]

@@ -195,11 +195,56 @@ fn rules_that_compare_with_the_stored_row_need_a_key() {
         ("sequence_by", "\"a\"", "it decides between rows of the same key"),
         ("delete_when", "\"op = 'd'\"", "it deletes the stored row of the same key"),
         ("ignore_null_updates", "true", "it keeps values of the stored row of the same key"),
+        ("history", "true", "it keeps the versions of the row of a key"),
     ] {
         let expected = format!("3: table \"t\": {key} needs a primary_key, since {why}; add one, or leave {key} out");
         assert_eq!(table_problems(&format!("{key} = {value}")), expected);
     }
-    load("name = \"f\"\n[tables.t]\nignore_null_updates = false");
+    load("name = \"f\"\n[tables.t]\nignore_null_updates = false\nhistory = false");
+}
+
+#[test]
+fn a_sequence_is_one_column_or_several_each_once() {
+    let sequence = |written: &str| {
+        let toml = format!("name = \"f\"\n[tables.t]\nprimary_key = [\"a\"]\nsequence_by = {written}");
+        load(&toml).table("t").unwrap().sequence_by.clone()
+    };
+    assert_eq!(sequence("\"b\""), ["b"]);
+    assert_eq!(sequence("[\"b\"]"), ["b"]);
+    assert_eq!(sequence("[\"c\", \"b\"]"), ["c", "b"]);
+    for (written, message) in [
+        ("[]", "sequence_by names no columns; name some, or leave it out"),
+        ("[\"b\", \"B\"]", r#"sequence_by names "B" twice; remove one"#),
+        ("[1]", "sequence_by must be a list of texts in quotes, not of integer"),
+        ("1", "sequence_by must be a column's name in quotes, or a list of such, not integer"),
+        ("\" \"", "sequence_by is empty; fill it, or leave it out"),
+    ] {
+        assert_eq!(
+            table_problems(&format!("primary_key = [\"a\"]\nsequence_by = {written}")),
+            format!("4: table \"t\": {message}")
+        );
+    }
+    let list = columns(&[("a", "int"), ("b", "int"), ("c", "json")]);
+    assert_eq!(
+        table_problems(&format!("{list}primary_key = [\"a\"]\nsequence_by = [\"b\", \"c\"]")),
+        r#"3: table "t": column "c" has type json and is sequence_by, but has no order; use a number, a timestamp or text"#
+    );
+}
+
+#[test]
+fn a_history_keeps_what_came_and_has_its_columns_for_itself() {
+    let message = table_problems("primary_key = [\"a\"]\nhistory = true\nignore_null_updates = true");
+    assert!(message.starts_with("5: table \"t\": ignore_null_updates can't be combined with history: a version that"));
+    load("name = \"f\"\n[tables.t]\nprimary_key = [\"a\"]\nhistory = true\nignore_null_updates = false");
+    for own in crate::schema::HISTORY_COLUMNS {
+        let list = columns(&[("a", "int"), (own, "timestamp")]);
+        assert_eq!(
+            table_problems(&format!("{list}primary_key = [\"a\"]\nhistory = true")),
+            format!(
+                "3: table \"t\": column name {own:?} begins with _, which is reserved for Mallard's own columns; rename it"
+            )
+        );
+    }
 }
 
 #[test]
