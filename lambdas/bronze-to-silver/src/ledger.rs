@@ -12,9 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use deltalake::DeltaTable;
-use lakehouse::Result;
-use lakehouse::delta;
+use lakehouse::delta::Transactions;
 
 /// Frames of one ingest: each number, with the number that follows it.
 pub(crate) type Numbers = BTreeMap<u64, u64>;
@@ -34,6 +32,23 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
+    fn of(transactions: &Transactions, ingest_id: &str, numbers: &Numbers) -> Self {
+        let mut merged = Self::from_version(transactions.version(&app_id(ingest_id)));
+        if merged.has_beyond {
+            let look_up = |frame: u64| transactions.version(&beyond_id(ingest_id, frame));
+            for frame in numbers.range(merged.without_gap..).map(|(frame, _)| *frame) {
+                if let Some(version) = look_up(frame) {
+                    merged.found(frame, version);
+                }
+            }
+            // The gap may close just before frames that nobody asked for.
+            while let Some(version) = look_up(merged.gap_behind(numbers)) {
+                merged.found(merged.gap_behind(numbers), version);
+            }
+        }
+        merged
+    }
+
     fn from_version(version: Option<i64>) -> Self {
         let version = version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0);
         Self { without_gap: version / 2, has_beyond: version % 2 == 1, beyond: Numbers::new() }
@@ -76,6 +91,11 @@ fn app_id(ingest_id: &str) -> String {
     format!("frames/{ingest_id}")
 }
 
+/// The application id under which a table records that it has a whole bronze object.
+pub(crate) fn object_id(key: &str) -> String {
+    format!("object/{key}")
+}
+
 fn beyond_id(ingest_id: &str, frame: u64) -> String {
     format!("frames/{ingest_id}/{frame}")
 }
@@ -85,29 +105,11 @@ fn beyond_id(ingest_id: &str, frame: u64) -> String {
 pub(crate) struct Ledger(BTreeMap<String, Merged>);
 
 impl Ledger {
-    /// Reads what `table` knows of `frames`.
-    pub(crate) async fn read(table: Option<&DeltaTable>, frames: &Frames) -> Result<Self> {
-        let mut ledger = BTreeMap::new();
-        let Some(table) = table else { return Ok(Self(ledger)) };
-        for (ingest_id, numbers) in frames {
-            let mut merged = Merged::from_version(delta::transaction_version(table, &app_id(ingest_id)).await?);
-            if merged.has_beyond {
-                let look_up = async |frame: u64| delta::transaction_version(table, &beyond_id(ingest_id, frame)).await;
-                for frame in numbers.range(merged.without_gap..).map(|(frame, _)| *frame) {
-                    if let Some(version) = look_up(frame).await? {
-                        merged.found(frame, version);
-                    }
-                }
-                // The gap may close just before frames that nobody asked for.
-                loop {
-                    let gap = merged.gap_behind(numbers);
-                    let Some(version) = look_up(gap).await? else { break };
-                    merged.found(gap, version);
-                }
-            }
-            ledger.insert(ingest_id.clone(), merged);
-        }
-        Ok(Self(ledger))
+    /// What a table knows of `frames`, by its transactions.
+    pub(crate) fn read(transactions: &Transactions, frames: &Frames) -> Self {
+        let known =
+            frames.iter().map(|(ingest_id, numbers)| (ingest_id.clone(), Merged::of(transactions, ingest_id, numbers)));
+        Self(known.collect())
     }
 
     /// Whether a frame is in.

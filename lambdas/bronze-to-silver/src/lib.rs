@@ -13,15 +13,20 @@
 
 mod bronze;
 mod check;
+mod keys;
 mod ledger;
-mod merge;
 mod merger;
+mod ndjson;
 mod quarantine;
+mod replay;
+mod scan;
 mod sql;
 mod stage;
 mod tombstones;
+mod writing;
 
 pub use bronze::BronzeObject;
 pub use check::check;
-pub use merger::{Merger, Outcome, Settings};
+pub use merger::{Merger, Outcome, Settings, Work};
 pub use quarantine::quarantine_schema;
+pub use replay::Replayed;

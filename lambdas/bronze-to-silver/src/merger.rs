@@ -1,25 +1,30 @@
 //! The merge of a table's bronze objects, from reading to commit.
 
+mod kept;
+mod part;
+mod telling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use datafusion::execution::SessionState;
-use deltalake::DeltaTable;
-use lakehouse::definition::{Column, Table};
-use lakehouse::delta::{self, Commit};
-use lakehouse::name::same_column;
-use lakehouse::schema::{arrow_schema, spelt_as};
-use lakehouse::story::{IngestStory, MergeStory};
-use lakehouse::{Clock, Definitions, Error, Kind, Lake, Layer, Name, Result};
-use tracing::{info, warn};
+use lakehouse::definition::Table;
+use lakehouse::delta;
+use lakehouse::story::MergeStory;
+use lakehouse::{Clock, Definitions, Error, Kind, Lake, Name, Result};
+use tracing::warn;
 
-use crate::bronze::{self, BronzeObject, Contents, FoundFrame};
-use crate::ledger::{Frames, Ledger};
-use crate::stage::Stage;
-use crate::{merge, quarantine, tombstones};
+use crate::bronze::{self, BronzeObject, Contents, Damaged, FoundFrame};
+use crate::ledger::object_id;
+use crate::ndjson::{self, Format};
+use crate::quarantine;
+use kept::KeptTables;
+use part::Part;
 
-/// How often a merge is decided anew after it lost a commit race.
+/// How often a merge is decided anew after it lost a commit race, or after a commit of which nobody knows whether it is
+/// there.
 const ATTEMPTS_MAX: u32 = 5;
 
 /// Budgets of one merge.
@@ -39,6 +44,11 @@ impl Settings {
     fn part_bytes_max(&self) -> u64 {
         self.duck.memory_bytes / 8
     }
+
+    /// The bytes of bronze, packed as it is, that are enough to be held at once. A single object may have more.
+    fn read_bytes_max(&self) -> u64 {
+        self.duck.memory_bytes / 8
+    }
 }
 
 impl Default for Settings {
@@ -54,6 +64,67 @@ pub struct Outcome {
     pub version: Option<u64>,
     /// What it merged.
     pub story: MergeStory,
+    /// The keys of the objects that are wholly in: all that were given, unless time ran out.
+    pub done: Vec<String>,
+    /// What it took.
+    pub work: Work,
+}
+
+/// What a merge took, and what it found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Rows whose key was new.
+    pub inserted: u64,
+    /// Rows that replaced one.
+    pub updated: u64,
+    /// Rows that were deleted.
+    pub deleted: u64,
+    /// Frames that had been merged before.
+    pub duplicate_frames: u64,
+    /// Changes that a stored row or a tombstone had overtaken.
+    pub late: u64,
+    /// Rows that another row of the same merge had overtaken, or folded into itself.
+    pub superseded: u64,
+    /// Data files in which keys were looked for.
+    pub files_scanned: u64,
+    /// Data files that were written anew, or are gone.
+    pub files_rewritten: u64,
+    /// Data files that got a deletion vector.
+    pub vectors_written: u64,
+    /// Data files that are new.
+    pub files_added: u64,
+    /// Bytes of bronze and of data files that were read, compressed.
+    pub bytes_read: u64,
+    /// Bytes of data files and deletion vectors that were written.
+    pub bytes_written: u64,
+    /// Milliseconds by stage: `read` (bronze), `stage` (DuckDB, and quarantine), `evolve` (the table's columns), `scan`
+    /// (stored rows and tombstones), `write`, `commit`.
+    pub stages_ms: BTreeMap<&'static str, u64>,
+}
+
+impl Work {
+    fn add(&mut self, later: Self) {
+        self.inserted += later.inserted;
+        self.updated += later.updated;
+        self.deleted += later.deleted;
+        self.duplicate_frames += later.duplicate_frames;
+        self.late += later.late;
+        self.superseded += later.superseded;
+        self.files_scanned += later.files_scanned;
+        self.files_rewritten += later.files_rewritten;
+        self.vectors_written += later.vectors_written;
+        self.files_added += later.files_added;
+        self.bytes_read += later.bytes_read;
+        self.bytes_written += later.bytes_written;
+        for (stage, ms) in later.stages_ms {
+            *self.stages_ms.entry(stage).or_default() += ms;
+        }
+    }
+
+    /// Notes how long a stage took.
+    fn took(&mut self, stage: &'static str, since: Instant) {
+        *self.stages_ms.entry(stage).or_default() += u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    }
 }
 
 impl Outcome {
@@ -61,11 +132,16 @@ impl Outcome {
     fn add(&mut self, later: Self) {
         let (story, its) = (&mut self.story, later.story);
         self.version = later.version.or(self.version);
+        self.done.extend(later.done);
+        self.work.add(later.work);
         story.ingests.extend(its.ingests);
         story.objects.extend(its.objects);
         story.rows_in += its.rows_in;
         story.changes += its.changes;
         story.deletes += its.deletes;
+        story.inserted += its.inserted;
+        story.updated += its.updated;
+        story.late += its.late;
         story.quarantined += its.quarantined;
         story.duration_ms += its.duration_ms;
         for (rule, rows) in its.warned {
@@ -81,13 +157,29 @@ pub struct Merger {
     clock: Arc<dyn Clock>,
     settings: Settings,
     session: Arc<SessionState>,
+    kept: KeptTables,
 }
 
 impl Merger {
     /// A merger for the tables of `definitions` in `lake`.
     pub fn new(definitions: Arc<Definitions>, lake: Lake, clock: Arc<dyn Clock>, settings: Settings) -> Self {
         let session = delta::session(settings.delta_memory_bytes, settings.delta_spill_bytes_max);
-        Self { definitions, lake, clock, settings, session }
+        Self { definitions, lake, clock, settings, session, kept: KeptTables::default() }
+    }
+
+    /// The lake that it merges in.
+    pub(crate) fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// What the time is taken from.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// The table called `name`.
+    pub(crate) fn table(&self, name: &Name) -> Result<Arc<Table>> {
+        Ok(Arc::clone(self.definitions.now().table(name.as_str())?))
     }
 
     /// Merges the objects of one table, in one commit, or in several if their rows are more than the memory of one is
@@ -95,37 +187,87 @@ impl Merger {
     /// failure.
     ///
     /// # Errors
-    /// `NotFound` for an unknown table; `Invalid` if the definition stops the rows (`on_fail = "fail"`, SQL that does
-    /// not run); `Unavailable`, `Exhausted` and `Conflict` if it should be called again.
+    /// `NotFound` for an unknown table; `Stopped` if a rule of the definition stops the rows (`on_fail = "fail"`);
+    /// `Unavailable`, `Exhausted` and `Conflict` if it should be called again; `Invalid` and `Internal` for what calling
+    /// again does not mend.
     pub async fn merge(&self, table: &Name, objects: &[BronzeObject]) -> Result<Outcome> {
-        let table = Arc::clone(self.definitions.now().table(table.as_str())?);
-        let contents = self.read(&table, objects).await?;
+        self.merge_until(table, objects, None).await
+    }
+
+    /// As [`Merger::merge`], but no commit is begun after `until`; [`Outcome::done`] tells which objects are in.
+    ///
+    /// # Errors
+    /// As [`Merger::merge`].
+    pub async fn merge_until(&self, table: &Name, objects: &[BronzeObject], until: Option<Instant>) -> Result<Outcome> {
+        let table = self.table(table)?;
         let mut outcome = Outcome::default();
+        let mut rest = objects;
+        while !rest.is_empty() && until.is_none_or(|until| Instant::now() < until) {
+            let started = Instant::now();
+            let (contents, count) = self.read(&table, rest).await?;
+            let (portion, later) = rest.split_at(count);
+            outcome.work.took("read", started);
+            outcome.add(self.merge_all(&table, portion, contents, until).await?);
+            rest = later;
+        }
+        Ok(outcome)
+    }
+
+    /// Merges frames that were found otherwise than in objects of now.
+    pub(crate) async fn merge_found(
+        &self,
+        table: &Arc<Table>,
+        frames: Vec<FoundFrame>,
+        damaged: Vec<Damaged>,
+        objects: &[BronzeObject],
+    ) -> Result<Outcome> {
+        self.merge_all(table, objects, Contents { frames, damaged, bytes: 0 }, None).await
+    }
+
+    async fn merge_all(
+        &self,
+        table: &Arc<Table>,
+        objects: &[BronzeObject],
+        contents: Contents,
+        until: Option<Instant>,
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        outcome.work.bytes_read = contents.bytes;
         let parts = contents.parts(self.settings.part_bytes_max());
         for (position, part) in parts.iter().enumerate() {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
             // An object is merged by the part that has its last frame.
             let later: BTreeSet<&str> = parts
                 .iter()
                 .skip(position + 1)
                 .flat_map(|part| part.frames.iter().map(|found| found.object.as_str()))
                 .collect();
-            let is_told = |object: &BronzeObject| outcome.story.objects.contains(&object.key);
+            let is_told = |object: &BronzeObject| outcome.done.contains(&object.key);
             let whole: Vec<BronzeObject> = objects
                 .iter()
                 .filter(|object| !later.contains(object.key.as_str()) && !is_told(object))
                 .cloned()
                 .collect();
-            outcome.add(self.merge_part(&table, &whole, part).await?);
+            let mut merged = self.merge_part(table, &whole, part).await?;
+            merged.done = whole.into_iter().map(|object| object.key).collect();
+            outcome.add(merged);
         }
         Ok(outcome)
     }
 
-    async fn merge_part(&self, table: &Arc<Table>, objects: &[BronzeObject], part: &Contents) -> Result<Outcome> {
+    /// Merges one part. What a commit did of which nobody knew is found in the ledger, and told as if it had been known.
+    async fn merge_part(&self, table: &Arc<Table>, objects: &[BronzeObject], contents: &Contents) -> Result<Outcome> {
+        let mut part = Part { merger: self, table, objects, contents, told: None };
         let mut attempt = 1;
         loop {
-            match self.merge_contents(table, objects, part).await {
-                Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS_MAX => {
-                    warn!(table = %table.name, attempt, error = error.chain(), "lost a commit race; deciding anew");
+            match part.merge().await {
+                Err(error)
+                    if attempt < ATTEMPTS_MAX
+                        && (error.kind() == Kind::Conflict || part.told.is_some() && error.kind().is_retriable()) =>
+                {
+                    warn!(table = %table.name, attempt, error = error.chain(), "a commit failed; deciding anew");
                     attempt += 1;
                 }
                 other => return other,
@@ -133,218 +275,89 @@ impl Merger {
         }
     }
 
-    async fn read(&self, table: &Table, objects: &[BronzeObject]) -> Result<Contents> {
+    /// Puts an object that can't be merged into quarantine whole, once, so that it holds up no others. It is recorded as
+    /// merged; a replay reads it again.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown table, `Unavailable` and `Conflict` if it should be called again.
+    pub async fn set_aside(&self, table: &Name, object: &BronzeObject, reason: &str) -> Result<()> {
+        let table = self.table(table)?;
+        quarantine::add_object(&self.lake, &table, object, reason, self.clock.now_us()).await
+    }
+
+    /// Those of `objects` that neither silver nor quarantine has recorded.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown table, `Unavailable` if the lake can't be read.
+    pub async fn unmerged(&self, table: &Name, objects: Vec<BronzeObject>) -> Result<Vec<BronzeObject>> {
+        let table = self.table(table)?;
+        let quarantined = match quarantine::open(&self.lake, &table).await? {
+            Some(stored) => quarantine::recorded(&stored).await?,
+            None => delta::Transactions::default(),
+        };
+        let silver = self.kept.open(&self.lake, &table.name).await?;
+        let is_recorded = |object: &BronzeObject| {
+            let id = object_id(&object.key);
+            let is_merged = silver.as_ref().is_some_and(|silver| silver.transactions.version(&id).is_some());
+            is_merged || quarantine::is_recorded(&quarantined, &id)
+        };
+        let unmerged = objects.into_iter().filter(|object| !is_recorded(object)).collect();
+        if let Some(silver) = silver {
+            self.kept.keep(&table.name, silver);
+        }
+        Ok(unmerged)
+    }
+
+    async fn read_text(
+        &self,
+        table: &Arc<Table>,
+        object: &BronzeObject,
+        bytes: Bytes,
+        written_at_us: i64,
+    ) -> Result<Contents> {
+        let silver = self.kept.open(&self.lake, &table.name).await?;
+        let stored = silver.as_ref().map(|silver| delta::stored_schema(&silver.table)).transpose()?;
+        if let Some(silver) = silver {
+            self.kept.keep(&table.name, silver);
+        }
+        let (table, object) = (Arc::clone(table), object.clone());
+        blocking(move || bronze::read_text(&table, stored.as_ref(), &object, bytes, written_at_us)).await
+    }
+
+    /// Reads the first objects, as many as memory is made for, but one at least; gives what they hold, and how many they
+    /// are.
+    async fn read(&self, table: &Arc<Table>, objects: &[BronzeObject]) -> Result<(Contents, usize)> {
         let store = self.lake.object_store()?;
-        let mut contents = Contents::default();
+        let (mut contents, mut held, mut count) = (Contents::default(), 0, 0);
         for object in objects {
-            match bronze::read(store.as_ref(), object).await? {
-                Some(bytes) => bronze::take_apart(table.name.as_str(), object, bytes, &mut contents),
-                None => warn!(table = %table.name, object = object.key, "the bronze object is gone; skipped"),
+            count += 1;
+            let Some((bytes, written_at_us)) = bronze::read(store.as_ref(), object).await? else {
+                warn!(table = %table.name, object = object.key, "the bronze object is gone; skipped");
+                continue;
+            };
+            contents.bytes += bytes.len() as u64;
+            if ndjson::detect(&bytes) == Format::Frames {
+                held += bytes.len() as u64;
+                bronze::take_apart(table.name.as_str(), object, bytes, &mut contents);
+            } else {
+                let read = self.read_text(table, object, bytes, written_at_us).await?;
+                held += read.frames.iter().map(|found| found.frame.payload.len() as u64).sum::<u64>();
+                contents.frames.extend(read.frames);
+                contents.damaged.extend(read.damaged);
+            }
+            if held >= self.settings.read_bytes_max() {
+                break;
             }
         }
-        Ok(contents)
-    }
-
-    async fn merge_contents(
-        &self,
-        table: &Arc<Table>,
-        objects: &[BronzeObject],
-        contents: &Contents,
-    ) -> Result<Outcome> {
-        let started = Instant::now();
-        let silver = self.lake.open(Layer::Silver, &table.name).await?;
-        let all = frames_of(contents.frames.iter());
-        let ledger = Ledger::read(silver.as_ref(), &all).await?;
-        let new = unmerged(&contents.frames, &ledger);
-        let now_us = self.clock.now_us();
-        if new.is_empty() {
-            quarantine::add(&self.lake, table, Vec::new(), &contents.damaged, Vec::new(), now_us).await?;
-            return Ok(Outcome::default());
-        }
-        let stored = silver.as_ref().map(delta::stored_schema).transpose()?;
-        let mut stage = self.stage(table, stored, new.clone(), now_us).await?;
-        let quarantined = self.quarantine(table, contents, &new, &mut stage, now_us).await?;
-
-        let mut story = tell(objects, &new, &stage);
-        let merged = frames_of(new.iter());
-        for told in &mut story.ingests {
-            told.merged_to = merged.get(&told.ingest_id).map(|numbers| ledger.merged_to(&told.ingest_id, numbers));
-        }
-        story.quarantined = quarantined;
-        if stage.target.is_empty() {
-            // Not one frame could be read, and nothing else tells the table's columns.
-            return Ok(Outcome { version: None, story });
-        }
-        let target = stage.target.clone();
-        let table = &spelt_as(table, &target);
-        let silver = self.prepare(table, silver, &target).await?;
-        let is_empty = stage.is_empty()?;
-        let range = if is_empty { None } else { self.bury(table, &mut stage, now_us).await? };
-        let changes = if is_empty { None } else { Some(blocking(move || stage.take()).await?) };
-        if let Some(changes) = &changes {
-            (story.changes, story.deletes) = (changes.rows, changes.deletes);
-        }
-        story.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let commit = Commit {
-            transactions: ledger.record(&merged),
-            story: serde_json::to_value(&story)
-                .map_err(|error| Error::internal("a story is no JSON").because(error))?,
-            at_us: now_us,
-        };
-        let has_files = delta::size(&silver)?.1 > 0;
-        let silver = match (changes, range) {
-            (Some(changes), Some(range)) if changes.rows > 0 && table.is_keyed() && has_files => {
-                merge::merge(silver, table, &target, changes, range, &self.session, &commit).await?
-            }
-            (Some(changes), _) if changes.rows > 0 => merge::append(silver, table, changes, &commit).await?,
-            _ => delta::commit_only(silver, &commit).await?,
-        };
-        let version = delta::version(&silver);
-        info!(table = %table.name, version, rows = story.rows_in, changes = story.changes, quarantined, "merged");
-        Ok(Outcome { version: Some(version), story })
-    }
-
-    async fn stage(
-        &self,
-        table: &Arc<Table>,
-        stored: Option<arrow::datatypes::Schema>,
-        frames: Vec<FoundFrame>,
-        now_us: i64,
-    ) -> Result<Stage> {
-        let (table, settings) = (Arc::clone(table), self.settings.duck.clone());
-        blocking(move || Stage::run(&table, stored.as_ref(), &frames, &settings, now_us)).await
-    }
-
-    /// Writes what can't be used to quarantine, once. Gives the rows of this merge that are there.
-    async fn quarantine(
-        &self,
-        table: &Table,
-        contents: &Contents,
-        new: &[FoundFrame],
-        stage: &mut Stage,
-        now_us: i64,
-    ) -> Result<u64> {
-        let rows: u64 = stage.bad.iter().map(|batch| batch.num_rows() as u64).sum();
-        let damaged: Vec<_> = contents.damaged.iter().chain(&stage.unreadable).cloned().collect();
-        let bad: Frames =
-            frames_of(new.iter().filter(|found| stage.bad_by_ingest.contains_key(&found.frame.header.ingest_id)));
-        // A former try may have got this far and died before silver's commit: then the same frames are here again,
-        // and their bad rows are in quarantine already. Frames that came since are staged with them, so the rows are
-        // told apart by frame.
-        let ledger = Ledger::read(quarantine::open(&self.lake, table).await?.as_ref(), &bad).await?;
-        let mut fresh = Vec::new();
-        for batch in std::mem::take(&mut stage.bad) {
-            fresh.push(quarantine::without_recorded(&batch, |ingest_id, frame| ledger.contains(ingest_id, frame))?);
-        }
-        fresh.retain(|batch| batch.num_rows() > 0);
-        let transactions = if fresh.is_empty() { Vec::new() } else { ledger.record(&bad) };
-        quarantine::add(&self.lake, table, fresh, &damaged, transactions, now_us).await?;
-        Ok(rows)
-    }
-
-    /// The silver table with all columns that the changes have; created if it is missing.
-    async fn prepare(&self, table: &Table, silver: Option<DeltaTable>, columns: &[Column]) -> Result<DeltaTable> {
-        let schema = arrow_schema(columns);
-        let Some(silver) = silver else {
-            let description = table.description.as_deref();
-            let (lake, partitions) = (&self.lake, &table.partition_by);
-            return delta::create(lake, Layer::Silver, &table.name, &schema, partitions, description).await;
-        };
-        let stored = delta::stored_schema(&silver)?;
-        let is_stored = |name: &str| stored.fields().iter().any(|field| same_column(field.name(), name));
-        let new: Vec<_> = schema
-            .fields()
-            .iter()
-            .filter(|field| !is_stored(field.name()))
-            .map(|field| field.as_ref().clone().with_nullable(true))
-            .collect();
-        if new.is_empty() {
-            return Ok(silver);
-        }
-        delta::add_columns(silver, &arrow::datatypes::Schema::new(new)).await
-    }
-
-    /// Applies the stored tombstones to the rows, folds these to changes and stores their tombstones; gives the range of
-    /// the first key.
-    async fn bury(
-        &self,
-        table: &Table,
-        stage: &mut Stage,
-        now_us: i64,
-    ) -> Result<Option<(datafusion::common::ScalarValue, datafusion::common::ScalarValue)>> {
-        let Some(first_key) = table.primary_key.first() else {
-            stage.fold()?;
-            return Ok(None);
-        };
-        let range = stage.range(first_key)?.ok_or_else(|| Error::internal("good rows have no range of keys"))?;
-        if table.delete_when.is_some()
-            && let Some((schema, batches)) = tombstones::read(&self.lake, table, &self.session, range.clone()).await?
-        {
-            stage.bury(schema, batches)?;
-        }
-        stage.fold()?;
-        if table.delete_when.is_some() {
-            tombstones::add(&self.lake, table, &stage.target, stage.deletes()?, now_us).await?;
-        }
-        Ok(Some(range))
+        Ok((contents, count))
     }
 }
 
 /// Runs blocking work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::internal("the merge's DuckDB thread died").because(error))?
-}
-
-fn frames_of<'a>(frames: impl Iterator<Item = &'a FoundFrame>) -> Frames {
-    let mut by_ingest = Frames::new();
-    for found in frames {
-        let header = &found.frame.header;
-        by_ingest.entry(header.ingest_id.clone()).or_default().insert(header.frame, header.following());
-    }
-    by_ingest
-}
-
-/// The frames that are not merged yet, each once, in the order of their arrival.
-fn unmerged(frames: &[FoundFrame], ledger: &Ledger) -> Vec<FoundFrame> {
-    let mut seen = BTreeSet::new();
-    frames
-        .iter()
-        .filter(|found| {
-            let header = &found.frame.header;
-            !ledger.contains(&header.ingest_id, header.frame) && seen.insert((&header.ingest_id, header.frame))
-        })
-        .cloned()
-        .collect()
-}
-
-fn tell(objects: &[BronzeObject], frames: &[FoundFrame], stage: &Stage) -> MergeStory {
-    let mut ingests: BTreeMap<&str, IngestStory> = BTreeMap::new();
-    for found in frames {
-        let header = &found.frame.header;
-        let story = ingests.entry(&header.ingest_id).or_insert_with(|| IngestStory {
-            ingest_id: header.ingest_id.clone(),
-            accepted_at_us: header.received_at_us,
-            ..IngestStory::default()
-        });
-        story.rows += header.rows;
-        story.frames += 1;
-        story.bytes += found.bytes;
-        if header.is_last {
-            story.total_frames = Some(header.frame + 1);
-        }
-        story.accepted_at_us = story.accepted_at_us.min(header.received_at_us);
-        story.delivered_at_us = story.delivered_at_us.max(found.delivered_at_us);
-        story.quarantined = stage.bad_by_ingest.get(&header.ingest_id).copied().unwrap_or(0);
-    }
-    MergeStory {
-        objects: objects.iter().map(|object| object.key.clone()).collect(),
-        rows_in: frames.iter().map(|found| found.frame.header.rows).sum(),
-        warned: stage.warned.clone(),
-        ingests: ingests.into_values().collect(),
-        ..MergeStory::default()
-    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,16 @@
 //!  (one per schema)        (unified)                 (cast)   (rules)   (rest)  (newest per key)
 //! ```
 
+pub(crate) mod history;
+pub(crate) mod matching;
+
 use duck::{literal, quote};
 use lakehouse::SqlType;
 use lakehouse::definition::{Column, OnFail, Table};
 use lakehouse::name::same_column;
-use lakehouse::schema::{ROW_COLUMN, SEQUENCE_COLUMN, find};
+use lakehouse::schema::{Fate, HISTORY_COLUMNS, RESCUED_COLUMN, ROW_COLUMN, SEQUENCE_COLUMN, find};
+
+use crate::quarantine::{RECORDED_FRAME, RECORDED_INGEST, readable};
 
 /// Frames of one schema, loaded as the table [`FrameGroup::table`].
 #[derive(Clone, Debug)]
@@ -26,23 +31,13 @@ pub(crate) const NUMBER_COLUMN: &str = "_number";
 /// Rows of a frame are numbered below this, frames above it, in [`ROW_COLUMN`].
 pub(crate) const ROWS_PER_FRAME_MAX: u64 = 1 << 32;
 
-/// The type that holds what both types hold; text, if there is no other.
-fn widest(a: &SqlType, b: &SqlType) -> SqlType {
-    if a.can_hold(b) {
-        a.clone()
-    } else if b.can_hold(a) {
-        b.clone()
-    } else {
-        SqlType::Varchar
-    }
-}
-
 /// All columns of all groups, each with the type that holds its values in every group.
 pub(crate) fn unify(groups: &[FrameGroup]) -> Vec<(String, SqlType)> {
     let mut unified: Vec<(String, SqlType)> = Vec::new();
     for (name, data_type) in groups.iter().flat_map(|group| &group.columns) {
         match unified.iter_mut().find(|(known, _)| same_column(known, name)) {
-            Some((_, known)) => *known = widest(known, data_type),
+            // What no type holds is read from its text again.
+            Some((_, known)) => *known = known.widened(data_type).unwrap_or(SqlType::Varchar),
             None => unified.push((name.clone(), data_type.clone())),
         }
     }
@@ -91,25 +86,19 @@ pub(crate) fn create_arrived(
     format!("CREATE TABLE arrived AS {}", selects.join(" UNION ALL "))
 }
 
-/// What becomes of a column that the transform (or the frames) give.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It becomes this column of the table.
-    Kept(Column),
-    /// The rules see it, the table does not store it.
-    Dropped,
-    /// It goes into the JSON of `_rescued`.
-    Rescued,
-    /// Rows that have a value in it go to quarantine.
-    Rejected,
-}
-
 /// A column that arrives, with its type and its fate.
 #[derive(Clone, Debug)]
 pub(crate) struct Arriving {
     pub(crate) name: String,
     pub(crate) data_type: SqlType,
     pub(crate) fate: Fate,
+}
+
+impl Arriving {
+    /// Whether the table has a column for it.
+    fn is_kept(&self) -> bool {
+        matches!(self.fate, Fate::Kept | Fate::KeptOrRescued | Fate::KeptOrRefused(_))
+    }
 }
 
 /// Creates `typed`: every column of the table in its type, the dropped ones as they came, `_delete`, and `_misfit` for
@@ -119,24 +108,23 @@ pub(crate) fn create_typed(table: &Table, arriving: &[Arriving], target: &[Colum
     let mut misfits = Vec::new();
     let mut rescued = Vec::new();
     for column in target.iter().filter(|column| !column.name.starts_with('_')) {
-        let from = arriving
-            .iter()
-            .find(|arriving| matches!(&arriving.fate, Fate::Kept(kept) if same_column(&kept.name, &column.name)));
-        columns.push(format!("{} AS {}", typed_value(from, column, &mut misfits), quote(&column.name)));
+        let from = arriving.iter().find(|arriving| arriving.is_kept() && same_column(&arriving.name, &column.name));
+        let value = match from {
+            Some(from) => typed_value(from, column, &mut misfits, &mut rescued),
+            None => format!("CAST(NULL AS {})", column.data_type.to_duckdb()),
+        };
+        columns.push(format!("{value} AS {}", quote(&column.name)));
     }
     for arriving in arriving {
         let name = quote(&arriving.name);
-        match arriving.fate {
-            Fate::Kept(_) => {}
+        match &arriving.fate {
             Fate::Dropped => columns.push(name),
-            Fate::Rescued => rescued.push(format!("{} := {name}", name)),
-            Fate::Rejected => misfits.push(format!(
+            Fate::Rescued => rescued.push((name.clone(), format!("{name} IS NOT NULL"))),
+            Fate::Refused(why) => misfits.push(format!(
                 "WHEN {name} IS NOT NULL THEN {}",
-                literal(&format!(
-                    "column {:?} is not in the table, which takes no new ones (on_new_column = \"reject\")",
-                    arriving.name
-                ))
+                literal(&format!("column {:?}: {why}", arriving.name))
             )),
+            Fate::Kept | Fate::KeptOrRescued | Fate::KeptOrRefused(_) => {}
         }
     }
     let delete = table
@@ -144,7 +132,7 @@ pub(crate) fn create_typed(table: &Table, arriving: &[Arriving], target: &[Colum
         .as_ref()
         .map_or("false".to_owned(), |sql| format!("coalesce(({}\n)::BOOLEAN, false)", sql.text));
     columns.push(format!("{delete} AS _delete"));
-    columns.push(rescued_value(&rescued, arriving));
+    columns.push(rescued_value(&rescued));
     columns.push(if misfits.is_empty() {
         "NULL::VARCHAR AS _misfit".to_owned()
     } else {
@@ -153,29 +141,53 @@ pub(crate) fn create_typed(table: &Table, arriving: &[Arriving], target: &[Colum
     format!("CREATE TABLE typed AS SELECT {} FROM {source}", columns.join(", "))
 }
 
-fn typed_value(from: Option<&Arriving>, column: &Column, misfits: &mut Vec<String>) -> String {
+/// The value of a column of the table. Adds when it does not fit to `misfits`, or to `rescued`, with the column.
+fn typed_value(
+    from: &Arriving,
+    column: &Column,
+    misfits: &mut Vec<String>,
+    rescued: &mut Vec<(String, String)>,
+) -> String {
     let to = column.data_type.to_duckdb();
-    let Some(from) = from else { return format!("CAST(NULL AS {to})") };
     let name = quote(&from.name);
     misfits.extend(out_of_calendar(&name, &from.data_type, column));
     if from.data_type == column.data_type {
         return name;
     }
-    if column.data_type.can_hold(&from.data_type) {
+    if from.fate == Fate::Kept {
         return format!("CAST({name} AS {to})");
     }
     // Text is read; of everything else the value must be the same on the way back, so that nothing is rounded.
     let is_text = |data_type: &SqlType| matches!(data_type, SqlType::Varchar | SqlType::Json);
-    let fails = if is_text(&from.data_type) || is_text(&column.data_type) {
+    let fails = if is_text(&from.data_type) {
+        format!("(TRY_CAST({name} AS {to}) IS NULL{})", rounded(&name, &column.data_type))
+    } else if is_text(&column.data_type) {
         format!("TRY_CAST({name} AS {to}) IS NULL")
     } else {
         format!("TRY_CAST(TRY_CAST({name} AS {to}) AS {}) IS DISTINCT FROM {name}", from.data_type.to_duckdb())
     };
-    misfits.push(format!(
-        "WHEN {name} IS NOT NULL AND {fails} THEN {} || left({name}::VARCHAR, 100)",
-        literal(&format!("column {:?} can't be {} without loss: ", column.name, column.data_type))
-    ));
-    format!("TRY_CAST({name} AS {to})")
+    let fails = format!("{name} IS NOT NULL AND {fails}");
+    if from.fate == Fate::KeptOrRescued {
+        rescued.push((name.clone(), fails.clone()));
+    } else {
+        misfits.push(format!(
+            "WHEN {fails} THEN {} || left({name}::VARCHAR, 100)",
+            literal(&format!("column {:?} can't be {} without loss: ", column.name, column.data_type))
+        ));
+    }
+    format!("CASE WHEN {fails} THEN NULL ELSE TRY_CAST({name} AS {to}) END")
+}
+
+/// When DuckDB would round the number that a text is.
+fn rounded(name: &str, to: &SqlType) -> String {
+    const DIGITS_MAX: u8 = 38;
+    let whole = match to {
+        SqlType::TinyInt | SqlType::SmallInt | SqlType::Integer | SqlType::BigInt => 19,
+        SqlType::Decimal { precision, scale } => precision - scale,
+        _ => return String::new(),
+    };
+    let exact = format!("DECIMAL({DIGITS_MAX}, {})", DIGITS_MAX - whole);
+    format!(" OR TRY_CAST({name} AS {exact}) IS DISTINCT FROM TRY_CAST({name} AS {})", to.to_duckdb())
 }
 
 /// Dates and times outside of the years that Delta's readers and its statistics can express.
@@ -190,19 +202,18 @@ fn out_of_calendar(name: &str, from: &SqlType, column: &Column) -> Option<String
     })
 }
 
-fn rescued_value(rescued: &[String], arriving: &[Arriving]) -> String {
-    let any: Vec<String> = arriving
-        .iter()
-        .filter(|arriving| arriving.fate == Fate::Rescued)
-        .map(|arriving| format!("{} IS NOT NULL", quote(&arriving.name)))
-        .collect();
+/// The JSON of what has no place: each column with the condition under which that is so of a row.
+fn rescued_value(rescued: &[(String, String)]) -> String {
     if rescued.is_empty() {
         return "NULL::VARCHAR AS _rescued_now".to_owned();
     }
+    let any: Vec<String> = rescued.iter().map(|(_, condition)| format!("({condition})")).collect();
+    let fields: Vec<String> =
+        rescued.iter().map(|(name, condition)| format!("{name} := CASE WHEN {condition} THEN {name} END")).collect();
     format!(
         "CASE WHEN {} THEN to_json(struct_pack({}))::VARCHAR END AS _rescued_now",
         any.join(" OR "),
-        rescued.join(", ")
+        fields.join(", ")
     )
 }
 
@@ -215,7 +226,7 @@ pub(crate) fn create_judged(table: &Table, target: &[Column]) -> String {
     for key in &table.primary_key {
         rules.push(rule(&format!("{} IS NULL", quote(key)), "primary_key", &format!("key column {key:?} is NULL")));
     }
-    if let Some(sequence) = &table.sequence_by {
+    for sequence in &table.sequence_by {
         rules.push(rule(
             &format!("{} IS NULL", quote(sequence)),
             "sequence_by",
@@ -253,14 +264,20 @@ pub(crate) fn count_failing(check: &str) -> String {
     format!("SELECT count(*) FROM judged WHERE _verdict IS NULL AND NOT _delete AND ({check}\n) = false")
 }
 
-/// The rows for quarantine, in the order of [`crate::quarantine_schema`].
+/// The rows for quarantine, with the columns of [`crate::quarantine_schema`], and the frame that records them there.
 pub(crate) fn select_bad(table: &Table, arrived: &[(String, SqlType)], now_us: i64) -> String {
-    let fields: Vec<String> = arrived.iter().map(|(name, _)| format!("{q} := a.{q}", q = quote(name))).collect();
+    let field = |(name, data_type): &(String, SqlType)| {
+        let name = quote(name);
+        format!("{name} := {}", readable(&format!("a.{name}"), data_type))
+    };
+    let fields: Vec<String> = arrived.iter().map(field).collect();
     format!(
         "SELECT {table_name} AS table_name, j._verdict[2] AS reason, j._verdict[1] AS rule,
                 to_json(struct_pack({fields}))::VARCHAR AS row_json,
-                f.ingest_id, f.frame, (j.{ROW_COLUMN} % {ROWS_PER_FRAME_MAX})::BIGINT AS row, f.object,
-                NULL::BIGINT AS byte_offset, make_timestamptz({now_us}) AS quarantined_at
+                f.first_ingest_id AS ingest_id, f.first_frame AS frame,
+                (j.{ROW_COLUMN} % {ROWS_PER_FRAME_MAX})::BIGINT AS row, f.object,
+                make_timestamptz({now_us}) AS quarantined_at, make_timestamptz(f.received_at_us) AS received_at,
+                f.ingest_id AS {RECORDED_INGEST}, f.frame AS {RECORDED_FRAME}
          FROM judged j
          LEFT JOIN frames f ON f._frame = j.{ROW_COLUMN} // {ROWS_PER_FRAME_MAX}
          LEFT JOIN arrived a ON a.{ROW_COLUMN} = j.{ROW_COLUMN}
@@ -271,9 +288,15 @@ pub(crate) fn select_bad(table: &Table, arrived: &[(String, SqlType)], now_us: i
     )
 }
 
-/// The column that orders the changes of a key.
-pub(crate) fn sequence_column(table: &Table) -> &str {
-    table.sequence_by.as_deref().unwrap_or(SEQUENCE_COLUMN)
+/// The columns that order the changes of a key, the first one counting most.
+pub(crate) fn sequence_columns(table: &Table) -> Vec<String> {
+    if table.sequence_by.is_empty() { vec![SEQUENCE_COLUMN.to_owned()] } else { table.sequence_by.clone() }
+}
+
+/// The sequence, each column in this order, with commas.
+fn ordered(table: &Table, order: &str) -> String {
+    let columns = sequence_columns(table);
+    columns.iter().map(|name| format!("{} {order}", quote(name))).collect::<Vec<_>>().join(", ")
 }
 
 /// Creates `good`: the rows that broke no rule, with all columns of the table.
@@ -283,9 +306,10 @@ pub(crate) fn create_good(target: &[Column]) -> String {
         let name = quote(&column.name);
         columns.push(match column.name.as_str() {
             SEQUENCE_COLUMN => format!(
-                "format('{{:020d}}-{{}}-{{:010d}}-{{:010d}}', f.received_at_us, f.ingest_id, f.frame, j.{ROW_COLUMN} % {ROWS_PER_FRAME_MAX}) AS {name}"
+                "format('{{:020d}}-{{}}-{{:020d}}-{{:010d}}', f.received_at_us, f.first_ingest_id, f.first_frame, j.{ROW_COLUMN} % {ROWS_PER_FRAME_MAX}) AS {name}"
             ),
-            lakehouse::schema::RESCUED_COLUMN => format!("j._rescued_now AS {name}"),
+            RESCUED_COLUMN => format!("j._rescued_now AS {name}"),
+            own if HISTORY_COLUMNS.contains(&own) => format!("CAST(NULL AS {}) AS {name}", column.data_type.to_duckdb()),
             _ => format!("j.{name}"),
         });
     }
@@ -301,52 +325,68 @@ pub(crate) fn create_good(target: &[Column]) -> String {
     )
 }
 
-/// Creates `changes`: of a keyed table, the newest change of each key, with `_reset` where a delete came before it.
+/// Creates `changes`: of a keyed table, the newest change of each key, with `_reset` where a delete came before it, and
+/// a number.
 ///
 /// With the same sequence, a delete wins; then what arrived first.
 pub(crate) fn create_changes(table: &Table, target: &[Column]) -> String {
+    let newest = if table.ignore_null_updates { folded(table, target) } else { newest(table) };
+    format!("CREATE TABLE changes AS SELECT *, row_number() OVER () AS _id FROM ({newest})")
+}
+
+fn newest(table: &Table) -> String {
+    format!(
+        "SELECT *, false AS _reset FROM good
+         QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}, _delete DESC, {ROW_COLUMN}) = 1",
+        key = list(&table.primary_key),
+        sequence = ordered(table, "DESC"),
+    )
+}
+
+/// The updates behind a key's last delete in one row: of each column, the newest value that is none of NULL.
+fn folded(table: &Table, target: &[Column]) -> String {
     let key = list(&table.primary_key);
-    let sequence = quote(sequence_column(table));
-    if !table.ignore_null_updates {
-        return format!(
-            "CREATE TABLE changes AS SELECT *, false AS _reset FROM good
-             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence} DESC, _delete DESC, {ROW_COLUMN}) = 1"
-        );
-    }
+    let sequence = ordered(table, "DESC");
     let values: Vec<String> = target
         .iter()
         .filter(|column| !table.is_key(&column.name))
         .map(|column| {
             let name = quote(&column.name);
-            format!("first({name} ORDER BY {sequence} DESC, {ROW_COLUMN}) FILTER ({name} IS NOT NULL) AS {name}")
+            format!("first({name} ORDER BY {sequence}, {ROW_COLUMN}) FILTER ({name} IS NOT NULL) AS {name}")
         })
         .collect();
     let all = list(&target.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
     format!(
-        "CREATE TABLE changes AS
-         WITH ends AS (SELECT {key}, max({sequence}) AS _end FROM good WHERE _delete GROUP BY {key}),
-              live AS (SELECT good.*, _end IS NOT NULL AS _after_delete FROM good LEFT JOIN ends USING ({key})
-                       WHERE NOT _delete AND (_end IS NULL OR {sequence} > _end)),
+        "WITH ends AS (SELECT {key}, {all_sequences} FROM good WHERE _delete
+                       QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}) = 1),
+              live AS (SELECT good.*, {has_end} AS _after_delete FROM good LEFT JOIN ends ON {same_key}
+                       WHERE NOT good._delete AND {after}),
               upserts AS (SELECT {key}, {values}, false AS _delete, min({ROW_COLUMN}) AS {ROW_COLUMN},
                                  bool_or(_after_delete) AS _reset FROM live GROUP BY {key})
          SELECT {all}, _delete, {ROW_COLUMN}, _reset FROM upserts
          UNION ALL BY NAME
          SELECT {all}, _delete, {ROW_COLUMN}, false AS _reset FROM good ANTI JOIN upserts USING ({key}) WHERE _delete
-         QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence} DESC, {ROW_COLUMN}) = 1",
+         QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}, {ROW_COLUMN}) = 1",
+        all_sequences = sequence_columns(table).iter().map(|name| quote(name)).collect::<Vec<_>>().join(", "),
+        has_end = format!("ends.{} IS NOT NULL", quote(&sequence_columns(table)[0])),
+        same_key = matching::same_key(table, "good", "ends"),
+        // A key without a delete has none that it could be above; NULL counts as below all.
+        after = matching::is_above(table, "good", "ends", false),
         values = values.join(", "),
     )
 }
 
 /// Deletes from `good` what a stored tombstone (in the table `buried`) has overtaken.
 pub(crate) fn apply_tombstones(table: &Table) -> String {
-    let sequence = quote(sequence_column(table));
-    let same_key: Vec<String> =
-        table.primary_key.iter().map(|key| format!("good.{q} = b.{q}", q = quote(key))).collect();
     let key = list(&table.primary_key);
     format!(
-        "DELETE FROM good USING (SELECT {key}, max({sequence}) AS _buried FROM buried GROUP BY {key}) b
-         WHERE {} AND (good.{sequence} < b._buried OR (good.{sequence} = b._buried AND NOT good._delete))",
-        same_key.join(" AND ")
+        "DELETE FROM good USING (
+           SELECT * FROM buried QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}) = 1) b
+         WHERE {same_key} AND NOT CASE WHEN good._delete THEN {not_below} ELSE {above} END",
+        sequence = ordered(table, "DESC"),
+        same_key = matching::same_key(table, "good", "b"),
+        not_below = matching::is_above(table, "good", "b", true),
+        above = matching::is_above(table, "good", "b", false),
     )
 }
 

@@ -1,5 +1,7 @@
 //! A merge's rows on their way through DuckDB, from frames to changes.
 
+mod matching;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,14 +9,15 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, U
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::ScalarValue;
-use duck::{Duck, Settings, quote};
-use lakehouse::definition::{Column, OnFail, OnNewColumn, Table};
-use lakehouse::schema::{ROW_COLUMN, arrow_schema, cast_strictly, conform, find, known_columns};
+use duck::{Duck, Settings};
+use lakehouse::definition::{Column, OnFail, Table};
+use lakehouse::schema::{ROW_COLUMN, cast_strictly, evolve, known_columns, spelt_as};
 use lakehouse::{Error, Result, SqlType};
 
 use crate::bronze::{Damaged, FoundFrame};
-use crate::sql::{self, Arriving, Fate, FrameGroup};
+use crate::sql::{self, Arriving, FrameGroup};
+
+pub(crate) use matching::{Effect, Folded, placed};
 
 /// What DuckDB made of the frames of one merge.
 pub(crate) struct Stage {
@@ -30,13 +33,12 @@ pub(crate) struct Stage {
     pub(crate) warned: BTreeMap<String, u64>,
     /// Frames whose payload can't be decoded.
     pub(crate) unreadable: Vec<Damaged>,
-}
-
-/// The changes that are left to be merged.
-pub(crate) struct Changes {
-    pub(crate) batches: Vec<RecordBatch>,
-    pub(crate) rows: u64,
-    pub(crate) deletes: u64,
+    /// Whether the table has tombstones, which are in the table `buried` then.
+    has_tombstones: bool,
+    /// Rows that broke no rule.
+    pub(crate) good_rows: u64,
+    /// Of these, those that a tombstone or a stored row has overtaken.
+    overtaken_rows: u64,
 }
 
 impl Stage {
@@ -61,30 +63,27 @@ impl Stage {
             bad_by_ingest: BTreeMap::new(),
             warned: BTreeMap::new(),
             unreadable,
+            has_tombstones: false,
+            good_rows: 0,
+            overtaken_rows: 0,
         };
         if groups.is_empty() {
             return Ok(stage);
         }
         stage.duck.execute(&sql::create_arrived(&groups, &unified, &absent))?;
         let source = stage.transform()?;
-        let arriving = stage.arriving(&source)?;
-        stage.widen_target(&arriving)?;
-        stage.duck.execute(&sql::create_typed(table, &arriving, &stage.target, &source))?;
-        stage.duck.execute(&sql::create_judged(table, &stage.target)).map_err(|error| stage.at_definition(&error))?;
+        let arriving = stage.arriving(&source, stored)?;
+        stage.duck.execute(&sql::create_typed(&stage.table, &arriving, &stage.target, &source))?;
+        stage
+            .duck
+            .execute(&sql::create_judged(&stage.table, &stage.target))
+            .map_err(|error| stage.at_definition(&error))?;
         stage.expect()?;
         stage.take_bad(&unified, now_us)?;
         stage.duck.execute(&sql::create_good(&stage.target))?;
         stage.duck.execute("DROP TABLE judged; DROP TABLE typed")?;
+        stage.good_rows = stage.count_good()?;
         Ok(stage)
-    }
-
-    /// Takes the newest change of each key. What a tombstone has overtaken must be gone by then: it is part of no row.
-    pub(crate) fn fold(&self) -> Result<()> {
-        if self.table.is_keyed() {
-            self.duck.execute(&sql::create_changes(&self.table, &self.target))
-        } else {
-            self.duck.execute("CREATE VIEW changes AS SELECT *, false AS _reset FROM good")
-        }
     }
 
     fn at_definition(&self, error: &Error) -> Error {
@@ -100,53 +99,28 @@ impl Stage {
         Ok("transformed".to_owned())
     }
 
-    /// The columns that go on, with their types and what becomes of each.
-    fn arriving(&self, source: &str) -> Result<Vec<Arriving>> {
+    /// The columns that go on, with their types and what becomes of each; the table has all that it needs for them.
+    fn arriving(&mut self, source: &str, stored: Option<&Schema>) -> Result<Vec<Arriving>> {
         let schema = self.duck.describe(&format!("SELECT * FROM {source}"))?;
+        let table = self.table.name.as_str();
         if !schema.fields().iter().any(|field| field.name() == ROW_COLUMN) {
             return Err(Error::invalid(format!(
-                "table {:?}: its transform loses the column {ROW_COLUMN}; add it to the SELECT list",
-                self.table.name.as_str()
+                "table {table:?}: its transform loses the column {ROW_COLUMN}; add it to the SELECT list"
             )));
         }
-        let arrived = schema.fields().iter().filter(|field| field.name() != ROW_COLUMN);
-        arrived.map(|field| self.fate(field)).collect()
-    }
-
-    fn fate(&self, field: &Field) -> Result<Arriving> {
-        let name = field.name().clone();
-        let data_type = SqlType::from_arrow(field.data_type()).map_err(|error| {
-            Error::invalid(format!("table {:?}, column {name:?}", self.table.name.as_str())).because(error)
-        })?;
-        let declares_itself = self.target.is_empty();
-        let fate = if self.table.drops(&name) {
-            Fate::Dropped
-        } else if let Some(column) = find(&self.target, &name) {
-            Fate::Kept(column.clone())
-        } else if declares_itself || self.table.on_new_column == OnNewColumn::Add {
-            let nullable = !self.table.is_key(&name);
-            Fate::Kept(Column { name: name.clone(), data_type: data_type.clone(), nullable, description: None })
-        } else if self.table.on_new_column == OnNewColumn::Rescue {
-            Fate::Rescued
-        } else {
-            Fate::Rejected
+        let typed = |field: &Arc<Field>| {
+            let data_type = SqlType::from_arrow(field.data_type()).map_err(|error| {
+                Error::invalid(format!("table {table:?}, column {:?}", field.name())).because(error)
+            })?;
+            Ok((field.name().clone(), data_type))
         };
-        Ok(Arriving { name, data_type, fate })
-    }
-
-    /// Adds the new columns to the target, and to a table that declares itself, those that Mallard adds.
-    fn widen_target(&mut self, arriving: &[Arriving]) -> Result<()> {
-        for arriving in arriving {
-            if let Fate::Kept(column) = &arriving.fate
-                && find(&self.target, &column.name).is_none()
-            {
-                self.target.push(column.clone());
-            }
-        }
-        let stored = arrow_schema(&self.target);
-        let all = known_columns(&self.table, Some(&stored))?;
-        self.target.extend(all.into_iter().skip(self.target.len()));
-        Ok(())
+        let columns = schema.fields().iter().filter(|field| field.name() != ROW_COLUMN).map(typed);
+        let columns: Vec<(String, SqlType)> = columns.collect::<Result<_>>()?;
+        let evolved = evolve(&self.table, stored, &columns)?;
+        self.target = evolved.columns;
+        self.table = Arc::new(spelt_as(&self.table, &self.target));
+        let arriving = columns.into_iter().zip(evolved.fates);
+        Ok(arriving.map(|((name, data_type), fate)| Arriving { name, data_type, fate }).collect())
     }
 
     /// Counts what warns; stops at what fails.
@@ -163,7 +137,7 @@ impl Stage {
                 continue;
             }
             if expectation.on_fail == OnFail::Fail {
-                return Err(Error::invalid(format!(
+                return Err(Error::stopped(format!(
                     "{}: table {:?}: expectation {:?} failed for {failing} rows ({}); nothing of them was merged. \
                      Mend the rows' source or the expectation; the bronze objects stay queued",
                     expectation.check.origin,
@@ -198,67 +172,33 @@ impl Stage {
         Ok(())
     }
 
-    /// Whether anything is left to be merged.
-    pub(crate) fn is_empty(&self) -> Result<bool> {
-        let is_judged = self.duck.count("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'good'")? > 0;
-        Ok(!is_judged || self.duck.count("SELECT count(*) FROM good")? == 0)
+    fn count_good(&self) -> Result<u64> {
+        self.duck.count("SELECT count(*) FROM good")
     }
 
-    /// The lowest and highest value of a column among the good rows.
-    pub(crate) fn range(&self, column: &str) -> Result<Option<(ScalarValue, ScalarValue)>> {
-        let name = quote(column);
-        let (_, batches) = self.duck.query(&format!("SELECT min({name}), max({name}) FROM good"))?;
-        let Some(batch) = batches.first().filter(|batch| batch.num_rows() == 1) else { return Ok(None) };
-        let value = |at: usize| {
-            ScalarValue::try_from_array(batch.column(at), 0)
-                .map_err(|error| Error::internal("a key's range is no scalar").because(error))
-        };
-        Ok(Some((value(0)?, value(1)?)))
-    }
-
-    /// Removes the rows that a tombstone has overtaken.
+    /// Takes the stored tombstones of the keys, and removes the rows that one has overtaken. A table that keeps its
+    /// history needs them all: each is the end of a version that may come yet.
     pub(crate) fn bury(&mut self, schema: SchemaRef, tombstones: Vec<RecordBatch>) -> Result<()> {
         self.duck.load("buried", schema, tombstones.into_iter().map(Ok))?;
-        self.duck.execute(&sql::apply_tombstones(&self.table))
+        self.has_tombstones = true;
+        if !self.table.history {
+            let before = self.count_good()?;
+            self.duck.execute(&sql::apply_tombstones(&self.table))?;
+            self.overtaken_rows = before - self.count_good()?;
+        }
+        Ok(())
     }
 
     /// The keys and sequences of the deletes.
-    pub(crate) fn deletes(&self) -> Result<Vec<RecordBatch>> {
-        let sequence = quote(sql::sequence_column(&self.table));
-        let key = sql::list(&self.table.primary_key);
-        Ok(self.duck.query(&format!("SELECT {key}, {sequence} FROM changes WHERE _delete"))?.1)
+    fn deletes(&self) -> Result<Vec<RecordBatch>> {
+        let mut columns = self.table.primary_key.clone();
+        columns.extend(sql::sequence_columns(&self.table));
+        Ok(self.duck.query(&format!("SELECT {} FROM changes WHERE _delete", sql::list(&columns)))?.1)
     }
 
-    /// The table's own columns (all nullable, since a delete needs only its key), then `_delete` and `_reset`.
-    fn changes_schema(&self) -> SchemaRef {
-        let own = arrow_schema(&self.target);
-        let mut fields: Vec<Field> =
-            own.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        if self.table.is_keyed() {
-            fields.extend(["_delete", "_reset"].map(|name| Field::new(name, DataType::Boolean, true)));
-        }
-        Arc::new(Schema::new(fields))
-    }
-
-    /// Takes the changes out. For a keyed table they have `_delete` and `_reset`.
-    pub(crate) fn take(self) -> Result<Changes> {
-        let mut columns: Vec<String> = self.target.iter().map(|column| quote(&column.name)).collect();
-        if self.table.is_keyed() {
-            columns.extend(["_delete".to_owned(), "_reset".to_owned()]);
-        }
-        // The key's order makes files whose key ranges overlap little, so that later merges skip most of them.
-        let order = if self.table.is_keyed() { sql::list(&self.table.primary_key) } else { ROW_COLUMN.to_owned() };
-        let sql = format!("SELECT {} FROM changes ORDER BY {order}", columns.join(", "));
-        let schema = self.changes_schema();
-        let mut batches = Vec::new();
-        let mut rows = 0;
-        self.duck.query_each(&sql, |batch| {
-            rows += batch.num_rows() as u64;
-            batches.push(conform(&batch, &schema)?);
-            Ok(())
-        })?;
-        let deletes = self.duck.count("SELECT count(*) FROM changes WHERE _delete")?;
-        Ok(Changes { batches, rows, deletes })
+    /// Whether any row is to be written.
+    pub(crate) fn writes_rows(&self) -> Result<bool> {
+        Ok(self.duck.count("SELECT count(*) FROM written")? > 0)
     }
 }
 
@@ -302,11 +242,8 @@ fn refuse(found: &FoundFrame) -> Damaged {
 
 fn unreadable(found: &FoundFrame, reason: &str) -> Damaged {
     let header = &found.frame.header;
-    Damaged {
-        object: found.object.clone(),
-        offset: found.offset,
-        reason: format!("frame {} of ingest {}: {reason}", header.frame, header.ingest_id),
-    }
+    let reason = format!("frame {} of ingest {}: {reason}", header.frame, header.ingest_id);
+    Damaged::frame(&found.object, found.delivered_at_us, found.offset, reason)
 }
 
 /// The columns of a frame in types that Delta and DuckDB share.
@@ -333,6 +270,8 @@ fn frames_schema() -> SchemaRef {
         Field::new("frame", DataType::Int64, false),
         Field::new("received_at_us", DataType::Int64, false),
         Field::new("object", DataType::Utf8, false),
+        Field::new("first_ingest_id", DataType::Utf8, false),
+        Field::new("first_frame", DataType::Int64, false),
     ]))
 }
 
@@ -345,8 +284,19 @@ fn frames_batch(frames: &[FoundFrame]) -> Result<RecordBatch, ArrowError> {
         cast(&number, &DataType::Int64)?,
         Arc::new(headers().map(|header| header.received_at_us).collect::<Int64Array>()),
         Arc::new(frames.iter().map(|found| Some(found.object.as_str())).collect::<StringArray>()),
+        Arc::new(frames.iter().map(|found| Some(found.first().0)).collect::<StringArray>()),
+        Arc::new(frames.iter().map(|found| i64::try_from(found.first().1).ok()).collect::<Int64Array>()),
     ];
     RecordBatch::try_new(frames_schema(), columns)
+}
+
+/// The numbers of some rows of a frame: those that they had in the frame that they came in first.
+fn numbers(found: &FoundFrame, rows: std::ops::Range<i64>) -> ArrayRef {
+    let first = |row: i64| {
+        let number = found.origin.as_ref().and_then(|origin| origin.rows.get(usize::try_from(row).ok()?).copied());
+        number.and_then(|number| i64::try_from(number).ok()).unwrap_or(row)
+    };
+    Arc::new(Int64Array::from_iter_values(rows.map(first)))
 }
 
 /// Rows that are handed to DuckDB together, at least, if there are as many. It makes a row group of each batch that it
@@ -379,7 +329,7 @@ impl FrameRows {
                 }
                 columns.push(Arc::new(Int32Array::from(vec![position; rows])));
                 let end = number + rows as i64;
-                columns.push(Arc::new(Int64Array::from_iter_values(number..end)));
+                columns.push(numbers(found, number..end));
                 number = end;
                 RecordBatch::try_new(Arc::clone(&self.schema), columns)
             })

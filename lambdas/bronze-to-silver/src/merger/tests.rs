@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use proto::frame::{Compression, Frame, FrameOrigin};
 use tempfile::TempDir;
 
+use lakehouse::Layer;
+
 use super::*;
 
 const KEYED: &str = r#"
@@ -183,7 +185,7 @@ async fn a_merge_whose_changes_are_all_overtaken_still_records_its_frames() {
     let second = lab.object(&[frame("i", 1, &[upsert(1, 2, "late")])]);
     let outcome = lab.merge(std::slice::from_ref(&second)).await.unwrap();
     assert!(outcome.version.is_some());
-    assert_eq!(lab.merge(&[second]).await.unwrap(), Outcome::default());
+    assert_eq!(lab.merge(&[second]).await.unwrap().version, None);
     assert_eq!(lab.silver().await, BTreeMap::new());
 }
 
@@ -315,7 +317,7 @@ async fn a_failing_expectation_that_must_hold_merges_nothing() {
     let mut lab = Lab::new(&KEYED.replace("\"quarantine\"", "\"fail\""));
     let object = lab.object(&[frame("i", 0, &[upsert(1, 1, "ok"), upsert(2, 1, "too long")])]);
     let error = lab.merge(&[object]).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Invalid);
+    assert_eq!(error.kind(), Kind::Stopped);
     assert!(error.to_string().contains("\"short\" failed for 1 rows"), "{error}");
     assert_eq!(lab.silver().await, BTreeMap::new());
 }
@@ -485,7 +487,7 @@ proptest! {
             // Whatever never came, comes now; and everything comes once more.
             let last = lab.object(&encoded);
             lab.merge(std::slice::from_ref(&last)).await.unwrap();
-            assert_eq!(lab.merge(&[last]).await.unwrap(), Outcome::default());
+            assert_eq!(lab.merge(&[last]).await.unwrap().version, None);
             assert_eq!(lab.silver().await, model(&plan.frames));
         });
     }
