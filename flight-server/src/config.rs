@@ -53,6 +53,9 @@ pub enum Command {
         /// The definition's folder.
         definition: PathBuf,
     },
+    /// Merges the rows that lie in a table's quarantine, after a fix.
+    #[cfg(feature = "local")]
+    Replay(ReplayFlags),
     /// Serves queries over a lake that others fill, and takes rows for Firehose if it is told to.
     Serve {
         /// The definition's folder.
@@ -68,6 +71,40 @@ pub enum Command {
         #[command(flatten)]
         listen: Listen,
     },
+}
+
+/// Which rows are merged again, and where.
+#[cfg(feature = "local")]
+#[derive(Clone, Debug, Args)]
+pub struct ReplayFlags {
+    /// The table.
+    #[arg(long)]
+    pub table: String,
+    /// Which of its rows, as a condition in SQL over the columns of system.quarantine; without it, all.
+    #[arg(long = "where")]
+    pub filter: Option<String>,
+    /// The definition's folder; a server has its own.
+    #[arg(long, env = "MALLARD_DEFINITION")]
+    pub definition: Option<PathBuf>,
+    /// Where the rows are.
+    #[command(flatten)]
+    pub at: ReplayAt,
+}
+
+/// Where to replay: one of these.
+#[cfg(feature = "local")]
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ReplayAt {
+    /// The data folder of a server that does not run.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// The root of a lake that Lambdas merge: a folder, a file:// URI or an s3:// URI.
+    #[arg(long)]
+    pub lake: Option<String>,
+    /// The address of a running server, as grpc://HOST:PORT: it replays itself.
+    #[arg(long)]
+    pub server: Option<String>,
 }
 
 /// The Firehose streams that rows go to.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod ingest;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod replays;
 pub mod results;
 mod run;
 pub mod system;

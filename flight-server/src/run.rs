@@ -19,6 +19,7 @@ use crate::engine::{AdmissionOptions, Engine, EngineOptions, QueryLog};
 use crate::flight::{self, FlightService, Key, Sealer, ServerOptions};
 use crate::http::{self, HttpParts};
 use crate::ingest::{Door, ShutDoor, Traces};
+use crate::replays::Replays;
 use crate::results::Results;
 use crate::system::{Backlog, NoBacklog, System};
 
@@ -53,6 +54,8 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Demo { data, example, exit, listen } => {
             crate::local::demo(crate::local::DemoOptions { data, example, exit, listen }).await
         }
+        #[cfg(feature = "local")]
+        Command::Replay(flags) => crate::local::replay(flags).await,
         Command::Serve { definition, lake, firehose, listen } => serve(&definition, &lake, &firehose, &listen).await,
     }
 }
@@ -195,6 +198,8 @@ struct Parts {
     /// How long a frame waits for others to share its record.
     linger: Duration,
     backlog: Arc<dyn Backlog>,
+    /// None: the server merges nothing.
+    replays: Option<Arc<dyn Replays>>,
     sealer: Sealer,
 }
 
@@ -207,7 +212,7 @@ struct Services {
 
 impl Parts {
     fn services(self, spill: std::path::PathBuf, listen: &Listen) -> Result<Services> {
-        let Self { definitions, lake, clock, stream, linger, backlog, sealer } = self;
+        let Self { definitions, lake, clock, stream, linger, backlog, replays, sealer } = self;
         let traces = Traces::default();
         let queries = QueryLog::new(Arc::clone(&clock));
         let system = System::new(
@@ -245,7 +250,7 @@ impl Parts {
         let engine = Arc::new(engine);
         let http = HttpParts { engine: Arc::clone(&engine), door: Arc::clone(&door), clock: Arc::clone(&clock) };
         let sealer = Arc::new(sealer);
-        let flight = FlightService::new(flight::Parts { engine, door, results, sealer, clock })?;
+        let flight = FlightService::new(flight::Parts { engine, door, results, sealer, clock })?.with_replays(replays);
         let options = ServerOptions { message_seconds_max: listen.ingest_message_seconds, ..ServerOptions::default() };
         Ok(Services { flight, http, options })
     }
@@ -287,8 +292,9 @@ impl LocalServer {
             keys => keys,
         };
         let (stream, backlog, sealer) = (Some(local.stream()), local.backlog(), Sealer::new(keys)?);
+        let replays = Some(local.replays());
         // Journals don't bill by the record.
-        let parts = Parts { definitions, lake, clock, stream, linger: Duration::ZERO, backlog, sealer };
+        let parts = Parts { definitions, lake, clock, stream, linger: Duration::ZERO, backlog, replays, sealer };
         let services = parts.services(data.join("spill").join("query"), listen)?;
         Ok(Self { listeners, address, services, local })
     }
@@ -345,6 +351,7 @@ async fn serve(definition: &Path, lake: &str, firehose: &FirehoseFlags, listen: 
         stream: stream.clone(),
         linger: Duration::from_millis(firehose.linger_ms),
         backlog: Arc::new(NoBacklog),
+        replays: None,
         sealer: Sealer::new(keys)?,
     };
     let spill = tempfile::Builder::new().prefix("mallard-query-spill-").tempdir();

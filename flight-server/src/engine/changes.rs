@@ -10,7 +10,8 @@
 //! ```
 //!
 //! UPDATE and DELETE name rows by primary key, of a table with a sequence: then the change is ordered against all
-//! others, however late it is merged. What is newer than the row that was read stays.
+//! others, however late it is merged. What is newer than the row that was read stays. Of a table with history, UPDATE
+//! reads the current version and makes a new one.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use lakehouse::definition::{Definition, Table};
 use lakehouse::name::same_column;
+use lakehouse::schema::{HISTORY_COLUMNS, IS_CURRENT_COLUMN};
 use lakehouse::{Error, Name, Result};
 
 use super::catalog::{QueryCatalog, SILVER, TARGET};
@@ -86,10 +88,16 @@ impl Rewritten {
             return Err(Error::internal("a statement that writes was planned as one that doesn't"));
         };
         let input = Arc::unwrap_or_clone(dml.input);
-        let Some((column, value)) = &self.mark else { return Ok(input) };
-        let kept = input.schema().columns().into_iter().filter(|known| !same_column(&known.name, column));
-        let marked = kept.map(Expr::Column).chain([lit(value.clone()).alias(column)]).collect::<Vec<_>>();
-        LogicalPlanBuilder::from(input).project(marked).and_then(LogicalPlanBuilder::build).map_err(explain)
+        let columns = input.schema().columns();
+        let is_time = |name: &str| HISTORY_COLUMNS.contains(&name);
+        if self.mark.is_none() && !columns.iter().any(|column| is_time(&column.name)) {
+            return Ok(input);
+        }
+        let is_mark = |name: &str| self.mark.as_ref().is_some_and(|(column, _)| same_column(name, column));
+        let kept = columns.into_iter().filter(|column| !is_mark(&column.name) && !is_time(&column.name));
+        let mark = self.mark.iter().map(|(column, value)| lit(value.clone()).alias(column));
+        let sent = kept.map(Expr::Column).chain(mark).collect::<Vec<_>>();
+        LogicalPlanBuilder::from(input).project(sent).and_then(LogicalPlanBuilder::build).map_err(explain)
     }
 }
 
@@ -195,9 +203,13 @@ async fn update(mut update: Update, definition: &Definition, catalog: &QueryCata
             table.name
         )));
     }
-    if !assigned.iter().any(|name| same_column(name, sequence)) {
+    let moves_on = |name: &String| table.sequence_by.iter().any(|sequence| same_column(name, sequence));
+    if !assigned.iter().any(moves_on) {
         let stored = columns(&table, catalog).await?;
         update.assignments.push(next(sequence, &table, &stored)?);
+    }
+    if table.history {
+        update.selection = Some(of_current(update.selection.take()));
     }
     let change = Change { table: table.name.clone(), verb: "update" };
     Ok(Rewritten { statement: statement(SqlStatement::Update(update)), change, mark: None })
@@ -210,6 +222,13 @@ fn delete(mut delete: Delete, definition: &Definition) -> Result<Rewritten> {
     };
     let table = written(from, definition, "DELETE")?;
     changeable(&table, "DELETE")?;
+    if table.history {
+        return Err(Error::invalid(format!(
+            "DELETE of {} is refused, since the table keeps history, and the statement does not say from when on the row \
+             is gone; send the deletion by ingest, with its sequence",
+            table.name
+        )));
+    }
     check_selection(delete.selection.as_ref(), &table, "DELETE")?;
     let mark = mark(&table)?;
     let change = Change { table: table.name.clone(), verb: "delete" };
@@ -282,7 +301,7 @@ fn changeable<'a>(table: &'a Table, verb: &str) -> Result<&'a str> {
     if !table.is_keyed() {
         return refused("primary_key");
     }
-    match &table.sequence_by {
+    match table.sequence_by.first() {
         Some(sequence) => Ok(sequence),
         None => refused("sequence_by"),
     }
@@ -394,6 +413,19 @@ fn check_selection(selection: Option<&SqlExpr>, table: &Table, verb: &str) -> Re
     }
 }
 
+/// The rows that `selection` names, as they are now: a table with history has their former versions too.
+fn of_current(selection: Option<SqlExpr>) -> SqlExpr {
+    let current = SqlExpr::Identifier(Ident::with_quote('"', IS_CURRENT_COLUMN));
+    match selection {
+        None => current,
+        Some(selection) => SqlExpr::BinaryOp {
+            left: Box::new(SqlExpr::Nested(Box::new(selection))),
+            op: BinaryOperator::And,
+            right: Box::new(current),
+        },
+    }
+}
+
 fn column_of(expr: &SqlExpr) -> Option<String> {
     match expr {
         SqlExpr::Identifier(ident) => Some(normalized(ident)),
@@ -445,5 +477,17 @@ fn mark(table: &Table) -> Result<(String, ScalarValue)> {
             Ok((column, value))
         }
         _ => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_table_with_history_the_current_versions_are_meant() {
+        let either = expression("id = 1 OR id = 2").unwrap();
+        assert_eq!(of_current(Some(either)).to_string(), r#"(id = 1 OR id = 2) AND "_is_current""#);
+        assert_eq!(of_current(None).to_string(), r#""_is_current""#);
     }
 }

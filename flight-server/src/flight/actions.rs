@@ -11,7 +11,7 @@ use arrow_flight::{
     RenewFlightEndpointRequest, Result as ActionResult, Ticket,
 };
 use bytes::Bytes;
-use lakehouse::Error;
+use lakehouse::{Error, Name};
 use prost::{Message, Name as _};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
@@ -22,6 +22,7 @@ use super::session::{self, Caller, SessionOptionValue, SessionOptions};
 use super::statements::{Asked, timestamp};
 use super::status::{status, unencodable, unimplemented};
 use super::tickets::{PlannedQuery, Polled, ResultPart};
+use crate::replays::{self, Asked as AskedReplay};
 
 /// The actions there are.
 pub(super) fn all() -> Vec<ActionType> {
@@ -36,6 +37,7 @@ pub(super) fn all() -> Vec<ActionType> {
         action("GetSessionOptions", "Tells the session's options."),
         action("RenewFlightEndpoint", "Lets an endpoint live longer."),
         action("SetSessionOptions", "Sets session options, which are kept in a cookie."),
+        action(replays::ACTION, "Merges what lies in a table's quarantine, after a fix: {\"table\": …, \"where\": …}."),
     ]
 }
 
@@ -80,6 +82,7 @@ pub(super) async fn answer(service: &SqlService, request: &Request<Action>) -> R
             packed(ActionCancelQueryResult { result: cancelled.into() }.as_any())
         }
         "RenewFlightEndpoint" => renew(service, decoded(body)?, &caller)?,
+        replays::ACTION => replay(service, body).await?,
         // Nothing to do: the handle was all there was.
         "ClosePreparedStatement" => {
             unpacked::<ActionClosePreparedStatementRequest>(body)?;
@@ -175,6 +178,23 @@ fn renew(service: &SqlService, asked: RenewFlightEndpointRequest, caller: &Calle
     endpoint.ticket = Some(Ticket::new(ticket.as_any().encode_to_vec()));
     endpoint.expiration_time = Some(timestamp(expires_at_us));
     Ok(plain(&endpoint))
+}
+
+/// Merges rows of quarantine. The body and the answer are JSON.
+async fn replay(service: &SqlService, body: &[u8]) -> Result<Answer, Status> {
+    let Some(replays) = &service.replays else {
+        let what = "this server merges nothing, so it can't replay; run `flight-server replay --lake …`, or invoke the \
+                    Lambda bronze-to-silver with {\"table\": …, \"replay\": {\"where\": …}}";
+        return Err(unimplemented(what));
+    };
+    let asked: AskedReplay = serde_json::from_slice(body).map_err(|error| {
+        let what = "the action's body is no JSON object with a table, and perhaps a where";
+        status(Error::invalid(what).because(error))
+    })?;
+    let table = Name::new(&asked.table).map_err(status)?;
+    let replayed = replays.replay(&table, asked.filter.as_deref()).await.map_err(status)?;
+    let body = serde_json::to_vec(&replayed).map_err(unencodable)?;
+    Ok(Response::new(vec![ActionResult { body: body.into() }]))
 }
 
 fn plain(message: &impl Message) -> Answer {

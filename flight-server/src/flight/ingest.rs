@@ -263,12 +263,9 @@ async fn make_table(
         listed if listed.is_empty() => marked.map(|field| field.name().clone()).collect(),
         listed => listed,
     };
-    let mut sequence_by = listed(SEQUENCE_BY);
-    if sequence_by.len() > 1 {
-        return Err(Error::invalid(format!("ingest option {SEQUENCE_BY} names one column, not {}", sequence_by.len())));
-    }
+    let sequence_by = listed(SEQUENCE_BY);
     let name = Name::new(name).map_err(|error| Error::invalid(format!("table {error}")))?;
-    let table = NewTable { name, columns: SchemaRef::clone(schema), primary_key, sequence_by: sequence_by.pop() };
+    let table = NewTable { name, columns: SchemaRef::clone(schema), primary_key, sequence_by };
     // Another ingest may have been quicker.
     if service.door.create(table).await? { Ok(()) } else { exists() }
 }

@@ -100,13 +100,14 @@ pub(super) fn tables(
 pub(super) fn primary_keys(query: &CommandGetPrimaryKeys, definition: &Definition) -> Result<RecordBatch, FlightError> {
     let catalog = definition.name.as_str();
     let asked = |filter: &Option<String>, name: &str| filter.as_deref().is_none_or(|wanted| wanted == name);
-    let gold = definition.models.get(&*query.table).map(|model| (GOLD, &model.unique_key));
-    let silver = definition.tables.get(&*query.table).map(|table| (SILVER, &table.primary_key));
+    let gold = definition.models.get(&*query.table);
+    let gold = gold.map(|model| (GOLD, model.unique_key.iter().map(String::as_str).collect::<Vec<_>>()));
+    let silver = definition.tables.get(&*query.table).map(|table| (SILVER, table.row_key().collect()));
     let keys: Vec<(&str, &str, i32)> = [gold, silver]
         .into_iter()
         .flatten()
         .filter(|(schema, _)| asked(&query.catalog, catalog) && asked(&query.db_schema, schema))
-        .flat_map(|(schema, columns)| (1..).zip(columns).map(move |(place, name)| (schema, name.as_str(), place)))
+        .flat_map(|(schema, columns)| (1..).zip(columns).map(move |(place, name)| (schema, name, place)))
         .collect();
     let repeat = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(keys.iter().map(|_| text))) };
     let columns: Vec<ArrayRef> = vec![

@@ -37,6 +37,7 @@ use super::transport::{FlightService as Transport, short_name};
 use super::{metadata, sql_info, xdbc};
 use crate::door::IngestDoor;
 use crate::engine::{Engine, QueryText};
+use crate::replays::Replays;
 use crate::results::Results;
 
 pub(super) const NO_TRANSACTIONS: &str =
@@ -57,6 +58,8 @@ pub struct SqlService {
     pub(super) sealer: Arc<Sealer>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stopping: Stopping,
+    /// None: this server merges nothing.
+    pub(super) replays: Option<Arc<dyn Replays>>,
     decoding: Decoding,
     infos: Arc<SqlInfoData>,
     types: Arc<XdbcTypeInfoData>,
@@ -69,7 +72,7 @@ impl SqlService {
         let infos = Arc::new(sql_info::infos(engine.timeout(), door.is_open()).map_err(broken)?);
         let types = Arc::new(xdbc::types().map_err(broken)?);
         let (stopping, decoding) = (Stopping::new(), Decoding::new(INCOMING_BYTES_MAX));
-        Ok(Self { engine, door, results, sealer, clock, stopping, decoding, infos, types })
+        Ok(Self { engine, door, results, sealer, clock, stopping, replays: None, decoding, infos, types })
     }
 
     /// Memory for incoming batches.

@@ -31,6 +31,7 @@ pub fn status(error: Error) -> Status {
         | Kind::NotFound
         | Kind::Conflict
         | Kind::AlreadyExists
+        | Kind::Stopped
         | Kind::Exhausted
         | Kind::Unavailable
         | Kind::Timeout
@@ -90,6 +91,7 @@ pub(crate) fn code(kind: Kind) -> Code {
         Kind::NotFound => Code::NotFound,
         Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Conflict => Code::Aborted,
+        Kind::Stopped => Code::FailedPrecondition,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
         Kind::Timeout => Code::DeadlineExceeded,
@@ -119,6 +121,7 @@ mod tests {
             (Kind::NotFound, Code::NotFound),
             (Kind::AlreadyExists, Code::AlreadyExists),
             (Kind::Conflict, Code::Aborted),
+            (Kind::Stopped, Code::FailedPrecondition),
             (Kind::Exhausted, Code::ResourceExhausted),
             (Kind::Unavailable, Code::Unavailable),
             (Kind::Timeout, Code::DeadlineExceeded),

@@ -3,6 +3,8 @@
 //! Here are GetSchema, PollFlightInfo, ListFlights (the layer has none), DoPut (the layer can't answer with a header, nor
 //! with a count *and* an error), actions (the layer knows half of them), and refusals that say what to do instead.
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::FlightService as Protocol;
@@ -21,6 +23,7 @@ use super::service::{self, Parts, SqlService};
 use super::status::{status, unencodable, unimplemented};
 use super::stopping::Stopping;
 use super::{actions, ingest, poll, prepared, put, session, statements, stream as numbered};
+use crate::replays::Replays;
 
 /// Mallard's Flight SQL service.
 #[derive(Clone)]
@@ -35,6 +38,13 @@ impl FlightService {
     /// `Internal` if the server's description of itself can't be built.
     pub fn new(parts: Parts) -> lakehouse::Result<Self> {
         Ok(Self { sql: SqlService::new(parts)? })
+    }
+
+    /// The same, with what merges quarantine's rows; without, it refuses to.
+    #[must_use]
+    pub fn with_replays(mut self, replays: Option<Arc<dyn Replays>>) -> Self {
+        self.sql.replays = replays;
+        self
     }
 }
 

@@ -3,10 +3,8 @@
 use arrow::array::ArrayRef;
 use arrow::error::ArrowError;
 use lakehouse::SqlType;
+use lakehouse::json::{Cells, Manner, Node, Value, Values, is_whole, whole};
 
-use super::json::{Node, Value, whole};
-use super::numbers::is_whole;
-use super::values::{Cells, Values};
 use crate::door::DoorColumn;
 
 /// The whole numbers that a double holds without rounding are up to 2^53 (IEEE 754, 53 bits of significand).
@@ -38,7 +36,7 @@ impl Known {
         // Rows made it a varchar, so it takes what made it one.
         let values = match &column.data_type {
             SqlType::Varchar if !is_declared => Values::any_text(),
-            data_type => Values::new(data_type),
+            data_type => Values::new(data_type, Manner::Door),
         };
         Self { name: column.name.clone(), is_required: !column.nullable, values, length: 0, is_there: false }
     }
@@ -98,9 +96,9 @@ impl Common {
 
     fn values(self) -> Values {
         match self {
-            Self::Bool => Values::new(&SqlType::Boolean),
-            Self::Whole | Self::Long => Values::new(&SqlType::BigInt),
-            Self::Fraction => Values::new(&SqlType::Double),
+            Self::Bool => Values::new(&SqlType::Boolean, Manner::Door),
+            Self::Whole | Self::Long => Values::new(&SqlType::BigInt, Manner::Door),
+            Self::Fraction => Values::new(&SqlType::Double, Manner::Door),
             Self::Text => Values::any_text(),
         }
     }

@@ -199,6 +199,7 @@ fn status(kind: Kind) -> (StatusCode, &'static str) {
         Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         Kind::AlreadyExists => (StatusCode::CONFLICT, "already_exists"),
         Kind::Conflict => (StatusCode::CONFLICT, "conflict"),
+        Kind::Stopped => (StatusCode::CONFLICT, "stopped"),
         Kind::Cancelled => (StatusCode::CONFLICT, "cancelled"),
         Kind::Exhausted => (StatusCode::TOO_MANY_REQUESTS, "exhausted"),
         Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -256,13 +257,14 @@ pub(super) fn all() -> Vec<(u16, &'static str)> {
 mod tests {
     use super::*;
 
-    pub(super) const STATUSES: [(Kind, u16); 11] = [
+    pub(super) const STATUSES: [(Kind, u16); 12] = [
         (Kind::Invalid, 400),
         (Kind::Unauthenticated, 401),
         (Kind::Forbidden, 403),
         (Kind::NotFound, 404),
         (Kind::AlreadyExists, 409),
         (Kind::Conflict, 409),
+        (Kind::Stopped, 409),
         (Kind::Cancelled, 409),
         (Kind::Exhausted, 429),
         (Kind::Unavailable, 503),

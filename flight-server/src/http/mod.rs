@@ -15,15 +15,11 @@ mod errors;
 mod exact;
 mod formats;
 mod ingest;
-mod json;
-mod numbers;
 mod query;
 mod rows;
-mod scalars;
 mod server;
 #[cfg(test)]
 mod tests;
-mod values;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -20,6 +20,7 @@ use axum::response::Response;
 use axum::{BoxError, Extension};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::{Stream, StreamExt as _, stream};
+use lakehouse::json::{self, Node, Value, scaled, whole};
 use lakehouse::{Error, Result};
 use proto::Session;
 
@@ -27,8 +28,6 @@ use super::body::{self, Encoding};
 use super::errors::{ApiError, BadRows};
 use super::formats::{Encoder, Format};
 use super::ingest::answer;
-use super::json::{Node, Value, whole};
-use super::numbers::scaled;
 use super::{App, blocking, header, query_of};
 use crate::engine::{Plan, QueryText, Request, Who, explain};
 use crate::flight::{INGEST_ID_HEADER, ingest_change, set_headers};
@@ -121,7 +120,7 @@ fn asked(text: &str, media_type: &str) -> Result<Asked, ApiError> {
 fn asked_in_json(text: &str) -> Result<Asked, ApiError> {
     const KEYS: &str = "there are sql, parameters and format";
     let node = whole(text).map_err(|broken| {
-        let (line, column) = super::json::place(text, broken.at);
+        let (line, column) = json::place(text, broken.at);
         ApiError::invalid(format!("the JSON is broken at line {line}, column {column}: {}", broken.what))
     })?;
     let Value::Object(entries) = &node.value else {

@@ -22,12 +22,11 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
 use lakehouse::Error;
+use lakehouse::json::{Broken, CELLS_MAX, Cells, Node, Reader, Value, place};
 use lakehouse::schema::COLUMNS_MAX;
 
 use super::columns::{Known, New};
 use super::errors::{ApiError, BadRow, BadRows};
-use super::json::{Broken, Node, Reader, Value, place};
-use super::values::{CELLS_MAX, Cells};
 use crate::door::{BAD_ROWS_TOLD_MAX, DoorColumn};
 use crate::engine::batch_bytes;
 
@@ -155,7 +154,7 @@ impl<'a> Table<'a> {
             is_good: BooleanBufferBuilder::new(0),
             places: Vec::new(),
             bad: BadRows::default(),
-            cells: Cells::new(),
+            cells: Cells::default(),
         }
     }
 

@@ -172,7 +172,7 @@ fn door_column(table: &Table, mut column: Column) -> DoorColumn {
         column.data_type = SqlType::Json;
     }
     // What tells rows apart, and what orders them, is never NULL, whatever the stored type says.
-    let is_sequence = table.sequence_by.as_deref().is_some_and(|name| same_column(name, &column.name));
+    let is_sequence = table.sequence_by.iter().any(|name| same_column(name, &column.name));
     column.nullable &= !is_sequence && !table.is_key(&column.name);
     DoorColumn { column, is_declared: declared.is_some() }
 }

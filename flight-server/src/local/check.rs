@@ -59,7 +59,8 @@ fn rules(table: &Table) -> String {
     let mut rules = Vec::new();
     if table.is_keyed() {
         rules.push(format!("key {}", table.primary_key.join(", ")));
-        rules.push(format!("newest by {}", table.sequence_by.as_deref().unwrap_or("arrival")));
+        let sequence = if table.sequence_by.is_empty() { "arrival".to_owned() } else { table.sequence_by.join(", ") };
+        rules.push(if table.history { format!("history by {sequence}") } else { format!("newest by {sequence}") });
     } else {
         rules.push("append-only".to_owned());
     }

@@ -89,7 +89,7 @@ async fn merge(table: &Name, shared: &Shared, merger: &Merger, batch: &[QueuedOb
     let permit = shared.merges.acquire().await;
     // A panic in a library is an error of this merge: it shows in system.tables, and is tried again.
     let merged = AssertUnwindSafe(merger.merge(table, &objects)).catch_unwind().await;
-    let Outcome { version, story } = merged.map_err(|_| Error::internal("the merge panicked (see the log)"))??;
+    let Outcome { version, story, .. } = merged.map_err(|_| Error::internal("the merge panicked (see the log)"))??;
     drop(permit);
     shared.note(|_, done| {
         done.merged_rows += story.rows_in;

@@ -4,6 +4,7 @@
 //!  Door ─► LocalDelivery ─► bronze object ─► LocalQueue ──announced──► merging (bronze-to-silver)
 //!                                                                         │ silver changed
 //!                                              timers ──due──► refreshing (gold-refresh)
+//!                                       versions, a timer ──due──► maintaining (table-maintenance)
 //! ```
 //!
 //! What AWS does with S3 events, SQS and EventBridge is done here with a folder and a few channels; the handlers are the
@@ -13,9 +14,11 @@ mod check;
 mod demo;
 #[cfg(test)]
 mod faults;
+mod maintaining;
 mod merging;
 mod pending;
 mod refreshing;
+mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -36,10 +39,14 @@ use tokio::task::JoinSet;
 pub use check::check;
 pub(crate) use check::describe;
 pub use demo::{DemoOptions, run as demo};
+pub(crate) use replay::run as replay;
 
 use crate::delivery::{DeliveryStream, LocalDelivery, LocalDeliveryOptions, LocalQueue};
+use crate::replays::Replays;
 use crate::system::{Backlog, Delivered, Troubles};
+use maintaining::Due;
 use pending::Pending;
+use replay::LocalReplays;
 
 /// Merges at once: each has DuckDB's and Delta's memory, so one at a time keeps a laptop's memory bounded.
 const MERGES_MAX: usize = 1;
@@ -67,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<LocalQueue>,
     pub(crate) pending: Pending,
     pub(crate) merges: Semaphore,
+    /// The tables that wait for maintenance, in turn with merges and refreshes.
+    pub(crate) due: Due,
     troubles: Mutex<Troubles>,
     done: Mutex<Done>,
     /// Counts silver commits.
@@ -169,6 +178,7 @@ impl DeliveryStream for LocalStream {
 pub struct Local {
     stream: Arc<LocalStream>,
     shared: Arc<Shared>,
+    merger: Arc<Merger>,
     stop: watch::Sender<bool>,
     workers: JoinSet<()>,
 }
@@ -200,6 +210,7 @@ impl Local {
             queue,
             pending: Pending::new(data.to_owned()),
             merges: Semaphore::new(MERGES_MAX),
+            due: Due::default(),
             troubles: Mutex::default(),
             done: Mutex::default(),
             // The first round looks at every model, whatever changed while no process ran.
@@ -215,6 +226,7 @@ impl Local {
             Arc::clone(&clock),
             merging::settings(spill("merge")),
         ));
+        let maintenance = maintaining::keep(Arc::clone(&shared), lake.clone(), Arc::clone(&clock));
         let refresher = Arc::new(Refresher::new(
             definition,
             plan,
@@ -223,14 +235,15 @@ impl Local {
             refreshing::settings(spill("refresh")),
         ));
         let mut workers = JoinSet::new();
-        let its = Arc::clone(&shared);
-        workers.spawn(async move { merge_tables(its, merger).await });
+        let (its, its_merger) = (Arc::clone(&shared), Arc::clone(&merger));
+        workers.spawn(async move { merge_tables(its, its_merger).await });
         let its = Arc::clone(&shared);
         workers.spawn(supervise("refreshes".to_owned(), move || {
             refreshing::run(Arc::clone(&its), Arc::clone(&refresher), Arc::clone(&clock))
         }));
+        workers.spawn(maintenance);
         let stream = Arc::new(LocalStream { journals: Arc::new(stream), definitions: Arc::clone(definitions) });
-        Ok(Self { stream, shared, stop, workers })
+        Ok(Self { stream, shared, merger, stop, workers })
     }
 
     /// Where accepted rows go.
@@ -243,12 +256,17 @@ impl Local {
         Arc::clone(&self.shared) as _
     }
 
+    /// What merges quarantine's rows.
+    pub fn replays(&self) -> Arc<dyn Replays> {
+        Arc::new(LocalReplays { shared: Arc::clone(&self.shared), merger: Arc::clone(&self.merger) })
+    }
+
     /// What can be watched from outside the workers.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
 
-    /// Delivers what was accepted, lets the running merge and refresh end, and stops.
+    /// Delivers what was accepted, lets the running merge and refresh end, drops what maintenance does, and stops.
     ///
     /// # Errors
     /// `Unavailable` if something could not be delivered; it stays in the journal.

@@ -8,6 +8,7 @@ mod history;
 mod ingests;
 mod lacks;
 mod lineage;
+mod maintenance;
 mod models;
 mod progress;
 mod quarantine;
@@ -123,6 +124,7 @@ impl SystemTables for System {
         vec![
             ("delivery".to_owned(), delivery::schema()),
             ("ingests".to_owned(), ingests::schema()),
+            ("maintenance".to_owned(), maintenance::schema()),
             ("models".to_owned(), models::schema()),
             ("quarantine".to_owned(), quarantine::schema()),
             ("queries".to_owned(), queries::schema()),
@@ -134,12 +136,14 @@ impl SystemTables for System {
         match name {
             "delivery" => delivery::scan(self),
             "ingests" => ingests::scan(self).await,
+            "maintenance" => maintenance::scan(self).await,
             "models" => models::scan(self).await,
             "quarantine" => quarantine::scan(self).await,
             "queries" => queries::scan(self),
             "tables" => tables::scan(self).await,
             _ => Err(Error::not_found(format!(
-                "there is no table system.{name}; there are: delivery, ingests, models, quarantine, queries, tables"
+                "there is no table system.{name}; there are: delivery, ingests, maintenance, models, quarantine, \
+                 queries, tables"
             ))),
         }
     }

@@ -70,6 +70,9 @@ pub(super) async fn scan(system: &System) -> Result<Vec<RecordBatch>> {
     to_batch(&all)
 }
 
+/// How many of the newest commits are looked through for the last one with a story.
+const STORIES_LOOKED_THROUGH: usize = 20;
+
 /// A table's row as its log tells it, and for a model the story of its last refresh.
 async fn open_row(
     system: &System,
@@ -87,13 +90,14 @@ async fn open_row(
             return Ok((row, None));
         }
     };
-    let last = delta::history::<RefreshStory>(&table, 1).await?.into_iter().next();
-    let commit =
-        Newest { version: delta::version(&table), changed_at_us: last.as_ref().map_or(0, |last| last.at_ms * 1000) };
+    // Maintenance commits too, and has no story.
+    let told = delta::history::<RefreshStory>(&table, STORIES_LOOKED_THROUGH).await?;
+    let last = told.first();
+    let commit = Newest { version: delta::version(&table), changed_at_us: last.map_or(0, |last| last.at_ms * 1000) };
     newest.insert(format!("{layer}.{name}"), commit);
     row.size = Some(delta::size(&table)?);
     row.newest = Some(commit);
-    Ok((row, last.and_then(|last| last.story)))
+    Ok((row, told.into_iter().find_map(|told| told.story)))
 }
 
 /// When the oldest rows that are kept and not in silver were accepted, by table.
