@@ -46,11 +46,14 @@ pub use transactions::Transactions;
 /// How long Delta keeps `txn` actions: a frame that comes again after this is merged again.
 pub const TRANSACTION_RETENTION: &str = "interval 30 days";
 
+/// The same in days.
+pub const TRANSACTION_RETENTION_DAYS: u32 = 30;
+
 /// The key in a commit's info under which [`Commit::story`] lies.
 pub const STORY_KEY: &str = "mallard";
 
-/// zstd's level for Parquet: its default, smaller than snappy at a like speed.
-const ZSTD_LEVEL: i32 = 3;
+/// zstd's level for Parquet: the fastest one, smaller than snappy all the same.
+const ZSTD_LEVEL: i32 = 1;
 
 /// What a commit says besides its data.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +151,22 @@ pub async fn create(
     partition_by: &[String],
     description: Option<&str>,
 ) -> Result<DeltaTable> {
+    create_indexed(lake, layer, name, schema, partition_by, &[], description).await
+}
+
+/// As [`create`]; the log will tell the bounds of the columns `indexed`, wherever they stand.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_indexed(
+    lake: &Lake,
+    layer: Layer,
+    name: &Name,
+    schema: &Schema,
+    partition_by: &[String],
+    indexed: &[String],
+    description: Option<&str>,
+) -> Result<DeltaTable> {
     let fields: StructType = schema
         .try_into_kernel()
         .map_err(|error| Error::invalid(format!("Delta can't store the schema of {layer}.{name}")).because(error))?;
@@ -163,7 +182,7 @@ pub async fn create(
     if let Some(description) = description {
         create = create.with_comment(description);
     }
-    if let Some(columns) = columns_with_statistics(schema).filter(|_| layer == Layer::Silver) {
+    if let Some(columns) = columns_with_statistics(schema, indexed).filter(|_| layer == Layer::Silver) {
         create = create.with_configuration_property(TableProperty::DataSkippingStatsColumns, Some(columns));
     }
     match create.await {
@@ -175,16 +194,36 @@ pub async fn create(
     }
 }
 
-/// The columns whose minima and maxima are kept, if they can't be kept for all: delta-rs cuts those of decimals to 64
-/// bits, and a wrong maximum makes readers skip files that they should read.
-fn columns_with_statistics(schema: &Schema) -> Option<String> {
-    const DIGITS_OF_64_BITS: u8 = 18;
-    let is_wide =
-        |field: &&FieldRef| matches!(field.data_type(), DataType::Decimal128(digits, _) if *digits > DIGITS_OF_64_BITS);
-    schema.fields().iter().any(|field| is_wide(&field)).then(|| {
-        let narrow = schema.fields().iter().filter(|field| !is_wide(field));
-        narrow.map(|field| format!("`{}`", field.name().replace('`', "``"))).collect::<Vec<_>>().join(",")
-    })
+/// How many columns Delta keeps minima and maxima of, unless it is told otherwise:
+/// <https://docs.delta.io/latest/optimizations-oss.html> (`delta.dataSkippingNumIndexedCols`)
+const INDEXED_COLUMNS_DEFAULT: usize = 32;
+
+/// The columns whose minima and maxima are kept, if they are not simply the first ones: those that are needed come
+/// first, and those of which they can't be kept not at all. delta-rs cuts those of whole decimals to 64 bits and rounds
+/// others to floats, and a wrong maximum makes readers skip files that they should read.
+fn columns_with_statistics(schema: &Schema, indexed: &[String]) -> Option<String> {
+    let is_narrow = |field: &&FieldRef| !has_wide_decimal(field.data_type());
+    let first = schema.fields().iter().take(INDEXED_COLUMNS_DEFAULT);
+    let is_told = |name: &String| first.clone().any(|field| field.name() == name);
+    if schema.fields().iter().all(|field| is_narrow(&field)) && indexed.iter().all(is_told) {
+        return None;
+    }
+    let is_indexed = |field: &&FieldRef| indexed.contains(field.name());
+    let needed = schema.fields().iter().filter(is_indexed);
+    let others = schema.fields().iter().filter(|field| !is_indexed(field));
+    let names = needed.chain(others).filter(is_narrow).take(INDEXED_COLUMNS_DEFAULT.max(indexed.len()));
+    Some(names.map(|field| format!("`{}`", field.name().replace('`', "``"))).collect::<Vec<_>>().join(","))
+}
+
+fn has_wide_decimal(data_type: &DataType) -> bool {
+    const WHOLE_DIGITS_MAX: u8 = 18;
+    const DIGITS_MAX: u8 = 15;
+    match data_type {
+        DataType::Decimal128(digits, scale) => *digits > if *scale == 0 { WHOLE_DIGITS_MAX } else { DIGITS_MAX },
+        DataType::Struct(fields) => fields.iter().any(|field| has_wide_decimal(field.data_type())),
+        DataType::List(field) | DataType::Map(field, _) => has_wide_decimal(field.data_type()),
+        _ => false,
+    }
 }
 
 /// The Arrow schema that a table stores.

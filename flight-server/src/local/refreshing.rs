@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use gold_refresh::{Outcome, Refresher, Settings};
 use lakehouse::definition::Refresh;
-use lakehouse::{Clock, Name};
+use lakehouse::{Clock, Layer, Name};
 use tracing::error;
 
 use super::Shared;
@@ -109,6 +109,9 @@ async fn round(shared: &Shared, refresher: &Refresher, due: &BTreeSet<Name>, unp
         let is_published = matches!(result, Ok(Outcome::Published { .. } | Outcome::Unchanged));
         if is_published {
             unpublished.remove(name);
+        }
+        if let Ok(Outcome::Published { version, .. }) = result {
+            shared.due.committed(Layer::Gold, name, *version);
         }
     }
     let published = results.values().filter(|result| matches!(result, Ok(Outcome::Published { .. }))).count();

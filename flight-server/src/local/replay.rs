@@ -10,7 +10,7 @@ use bronze_to_silver::Merger;
 use futures::FutureExt as _;
 use futures::TryStreamExt as _;
 use lakehouse::definition::Definition;
-use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Name, Result, SystemClock};
+use lakehouse::{Clock, Context as _, Definitions, Error, Kind, Lake, Layer, Name, Result, SystemClock};
 use tonic::Status;
 use tonic::transport::Endpoint;
 
@@ -34,7 +34,11 @@ impl Replays for LocalReplays {
         drop(permit);
         // One that fails may have committed before.
         self.shared.silver_changed.send_modify(|count| *count += 1);
-        Ok(told(replayed.map_err(|_| Error::internal("the replay panicked (see the log)"))??))
+        let replayed = replayed.map_err(|_| Error::internal("the replay panicked (see the log)"))??;
+        if let Some(version) = replayed.version {
+            self.shared.due.committed(Layer::Silver, table, version);
+        }
+        Ok(told(replayed))
     }
 }
 

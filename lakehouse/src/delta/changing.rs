@@ -11,10 +11,10 @@
 //! The commit is made on exactly the version that was read: whoever committed in between makes it fail with `Conflict`.
 //! A rebase would be wrong: compaction may have moved the rows that a deletion vector names into another file.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::interleave_record_batch;
+use arrow::array::{Array as _, MutableArrayData, RecordBatch, make_array};
 use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTable;
 use deltalake::kernel::transaction::CommitBuilder;
@@ -33,8 +33,11 @@ use crate::error::{Error, Result};
 /// Rows that are decoded at once when a file is rewritten.
 const BATCH_ROWS: usize = 8 << 10;
 
-/// Rows of a Parquet row group: few enough that a reader of a key range skips most of a file.
-const ROW_GROUP_ROWS: usize = 256 << 10;
+/// Rows of a Parquet row group. Each begins dictionaries of its columns, in vain where values differ.
+const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// Bytes of a row group, encoded: it is held in memory until it is written.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// Bytes at which a data file is full, unless a table says otherwise.
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
@@ -88,7 +91,11 @@ impl FileWriter {
 }
 
 fn file_properties() -> WriterProperties {
-    writer_properties().into_builder().set_max_row_group_row_count(Some(ROW_GROUP_ROWS)).build()
+    writer_properties()
+        .into_builder()
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .build()
 }
 
 /// What becomes of a file's rows.
@@ -204,18 +211,16 @@ pub async fn rewrite(
         if gone.count_in(position, end) == 0 {
             writer.write(&batch).await?;
         } else {
-            let mut picked = Vec::with_capacity(batch.num_rows());
+            let mut picked = Picked::default();
             for (row, at) in (position..end).enumerate() {
                 if !gone.contains(at) {
-                    picked.push((0, row));
+                    picked.push(Source::File, row);
                 } else if places.get(place) == Some(&at) {
-                    picked.push((1, place));
+                    picked.push(Source::Replacements, place);
                     place += 1;
                 }
             }
-            let empty = batch.slice(0, 0);
-            let rows = interleave(&batch, replacements.unwrap_or(&empty), &picked)?;
-            writer.write(&rows).await?;
+            writer.write(&picked.rows(&batch, replacements)?).await?;
         }
         position = end;
     }
@@ -225,8 +230,74 @@ pub async fn rewrite(
     Ok(())
 }
 
-fn interleave(rows: &RecordBatch, replacements: &RecordBatch, picked: &[(usize, usize)]) -> Result<RecordBatch> {
-    let failed = |error| Error::internal("replacements have other columns than their file").because(error);
-    let replacements = RecordBatch::try_new(rows.schema(), replacements.columns().to_vec()).map_err(failed)?;
-    interleave_record_batch(&[rows, &replacements], picked).map_err(failed)
+/// Where a row of a rewritten file comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    File,
+    Replacements,
+}
+
+/// Rows in their order, as runs of one source: copying a run costs little more than copying a row.
+#[derive(Debug, Default)]
+struct Picked {
+    runs: Vec<(Source, Range<usize>)>,
+    rows: usize,
+}
+
+impl Picked {
+    fn push(&mut self, source: Source, row: usize) {
+        self.rows += 1;
+        match self.runs.last_mut() {
+            Some((last, run)) if *last == source && run.end == row => run.end += 1,
+            _ => self.runs.push((source, row..row + 1)),
+        }
+    }
+
+    fn rows(&self, file: &RecordBatch, replacements: Option<&RecordBatch>) -> Result<RecordBatch> {
+        let failed = |error| Error::internal("replacements have other columns than their file").because(error);
+        let columns = file.columns().iter().enumerate().map(|(position, column)| {
+            let its = column.to_data();
+            let others = replacements.map_or_else(|| its.slice(0, 0), |rows| rows.column(position).to_data());
+            let mut copy = MutableArrayData::new(vec![&its, &others], false, self.rows);
+            for (source, run) in &self.runs {
+                let source = usize::from(*source == Source::Replacements);
+                copy.try_extend(source, run.start, run.end).map_err(failed)?;
+            }
+            Ok(make_array(copy.freeze()))
+        });
+        RecordBatch::try_new(file.schema(), columns.collect::<Result<Vec<_>>>()?).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array, StringArray};
+
+    use super::*;
+
+    fn batch(numbers: &[i32]) -> RecordBatch {
+        let words: StringArray = numbers.iter().map(|number| (number % 2 == 0).then(|| format!("w{number}"))).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [("n", Arc::new(Int32Array::from(numbers.to_vec()))), ("w", Arc::new(words))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    }
+
+    #[test]
+    fn rows_are_picked_from_both_in_order() {
+        let mut picked = Picked::default();
+        for (source, row) in [
+            (Source::File, 0),
+            (Source::File, 1),
+            (Source::Replacements, 0),
+            (Source::File, 3),
+            (Source::Replacements, 1),
+        ] {
+            picked.push(source, row);
+        }
+        assert_eq!(picked.runs.len(), 4);
+        let rows = picked.rows(&batch(&[0, 1, 2, 3]), Some(&batch(&[20, 21]))).unwrap();
+        assert_eq!(rows, batch(&[0, 1, 20, 3, 21]));
+        let none = Picked::default().rows(&batch(&[0, 1]), None).unwrap();
+        assert_eq!(none.num_rows(), 0);
+    }
 }

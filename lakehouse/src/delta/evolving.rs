@@ -33,22 +33,33 @@ use crate::error::{Context, Error, Kind, Result};
 /// Rows that are read at once when a table is written anew.
 const BATCH_ROWS: usize = 8 << 10;
 
-/// Gives a table the columns of `schema`: those that it has, in their order, then new ones. Nothing is committed if it
-/// has them.
+/// Gives a table the columns of `schema`, besides those that it has: wider types, NULLs, new columns behind its own.
+/// Nothing is committed if it has them. `indexed` are columns whose bounds the log has to tell.
 ///
 /// # Errors
 /// `Conflict` if another writer was quicker, otherwise as the module [`super`] says.
-pub async fn evolve(table: DeltaTable, session: &Arc<SessionState>, schema: &Schema) -> Result<DeltaTable> {
+pub async fn evolve(
+    table: DeltaTable,
+    session: &Arc<SessionState>,
+    schema: &Schema,
+    indexed: &[String],
+) -> Result<DeltaTable> {
     let stored = stored_schema(&table)?;
-    let changed: Vec<(&FieldRef, &FieldRef)> =
-        stored.fields().iter().zip(schema.fields()).filter(|(was, is)| was.data_type() != is.data_type()).collect();
-    let mut table = allow_statistics(table, schema).await?;
+    // The table's own order, then what is new.
+    let now =
+        |field: &FieldRef| schema.fields().iter().find(|other| other.name() == field.name()).unwrap_or(field).clone();
+    let mut fields: Vec<FieldRef> = stored.fields().iter().map(now).collect();
+    fields.extend(schema.fields().iter().filter(|field| stored.column_with_name(field.name()).is_none()).cloned());
+    let schema = Schema::new(fields);
+    let pairs = || stored.fields().iter().zip(schema.fields());
+    let changed: Vec<(&FieldRef, &FieldRef)> = pairs().filter(|(was, is)| was.data_type() != is.data_type()).collect();
+    let is_more = schema.fields().len() > stored.fields().len();
+    let mut table =
+        if changed.is_empty() && !is_more { table } else { allow_statistics(table, &schema, indexed).await? };
     if changed.iter().any(|(was, is)| !has_only_more_fields(was.data_type(), is.data_type())) {
-        return write_anew(table, session, schema, &changed).await;
+        return write_anew(table, session, &schema, &changed).await;
     }
-    let relaxed =
-        stored.fields().iter().zip(schema.fields()).filter(|(was, is)| is.is_nullable() && !was.is_nullable());
-    for (was, _) in relaxed {
+    for (was, _) in pairs().filter(|(was, is)| is.is_nullable() && !was.is_nullable()) {
         let what = format!("can't let column {:?} of {} be NULL", was.name(), table.table_url().path());
         let drop = table.drop_column_not_null().with_column(was.name()).with_commit_properties(unrebased());
         table = drop.await.map_err(|error| convert(&what, error))?;
@@ -68,7 +79,7 @@ pub async fn evolve(table: DeltaTable, session: &Arc<SessionState>, schema: &Sch
 pub async fn add_columns(table: DeltaTable, columns: &Schema) -> Result<DeltaTable> {
     let stored = stored_schema(&table)?;
     let all: Vec<FieldRef> = stored.fields().iter().chain(columns.fields()).cloned().collect();
-    let table = allow_statistics(table, &Schema::new(all)).await?;
+    let table = allow_statistics(table, &Schema::new(all), &[]).await?;
     add_fields(table, columns.fields().to_vec()).await
 }
 
@@ -83,9 +94,9 @@ async fn add_fields(table: DeltaTable, fields: Vec<FieldRef>) -> Result<DeltaTab
     add.await.map_err(|error| convert(&what, error))
 }
 
-/// Keeps wide decimals out of the statistics, before there are any.
-async fn allow_statistics(table: DeltaTable, schema: &Schema) -> Result<DeltaTable> {
-    let Some(columns) = columns_with_statistics(schema) else { return Ok(table) };
+/// Keeps wide decimals out of the statistics, before there are any, and `indexed` columns in.
+async fn allow_statistics(table: DeltaTable, schema: &Schema, indexed: &[String]) -> Result<DeltaTable> {
+    let Some(columns) = columns_with_statistics(schema, indexed) else { return Ok(table) };
     set_property(table, deltalake::TableProperty::DataSkippingStatsColumns, columns).await
 }
 

@@ -15,7 +15,7 @@ use deltalake::parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, 
 use deltalake::parquet::arrow::async_reader::AsyncFileReader;
 use deltalake::parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use deltalake::parquet::errors::{ParquetError, Result as ParquetResult};
-use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use deltalake::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use deltalake::{DeltaTable, Path};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _};
@@ -33,15 +33,18 @@ const FOOTER_BYTES: usize = 64 << 10;
 #[derive(Clone)]
 pub struct DataFile {
     view: LogicalFileView,
-    stats: Value,
     /// Bytes that were read of it, through any copy of this.
     read: Arc<AtomicU64>,
 }
 
 impl DataFile {
     fn new(view: LogicalFileView) -> Self {
-        let stats = view.stats().and_then(|stats| serde_json::from_str(&stats).ok()).unwrap_or_default();
-        Self { view, stats, read: Arc::default() }
+        Self { view, read: Arc::default() }
+    }
+
+    /// What the log tells of it: too much to be kept of every file.
+    fn stats(&self) -> Value {
+        self.view.stats().and_then(|stats| serde_json::from_str(&stats).ok()).unwrap_or_default()
     }
 
     /// Its path, relative to the table.
@@ -79,16 +82,19 @@ impl DataFile {
         self.view.partition_values_map()
     }
 
-    /// The least and the greatest value of a column, as text, where the log tells them. The values of its rows lie
-    /// between the two.
-    pub fn bounds(&self, column: &str) -> Option<(String, String)> {
-        let text = |kind: &str| match self.stats.get(kind)?.get(column)? {
+    /// Of each of some columns, the least and the greatest value, as text, where the log tells them. The values of its
+    /// rows lie between the two.
+    pub fn bounds<S: AsRef<str>>(&self, columns: &[S]) -> Vec<Option<(String, String)>> {
+        let stats = self.stats();
+        let text = |kind: &str, column: &str| match stats.get(kind)?.get(column)? {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
             Value::Bool(value) => Some(value.to_string()),
             _ => None,
         };
-        text("minValues").zip(text("maxValues"))
+        let bounds =
+            columns.iter().map(AsRef::as_ref).map(|column| text("minValues", column).zip(text("maxValues", column)));
+        bounds.collect()
     }
 
     /// The action that takes it out of the table, as it is now.
@@ -99,7 +105,7 @@ impl DataFile {
     /// The action that adds it again, with another deletion vector.
     #[expect(deprecated, reason = "delta-rs has no other way from a file to its action yet")]
     pub fn add_with(&self, vector: DeletionVectorDescriptor) -> Add {
-        let mut stats = self.stats.clone();
+        let mut stats = self.stats();
         if let Value::Object(stats) = &mut stats {
             // The bounds may be those of rows that are deleted now.
             stats.insert("tightBounds".to_owned(), Value::Bool(false));
@@ -143,7 +149,12 @@ pub async fn read_rows(
     let (bytes, read) = (file.bytes(), Arc::clone(&file.read));
     let reader = FileReader { store: Arc::clone(store), path: path.clone(), bytes, read };
     // What other writers put into the file's metadata about Arrow types must not change how it is read.
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let pages = match &rows {
+        Rows::All => PageIndexPolicy::Skip,
+        // Only the pages that some of them are in.
+        Rows::At(_) => PageIndexPolicy::Optional,
+    };
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages);
     let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options)
         .await
         .context(Kind::Unavailable, unreadable)?;

@@ -4,7 +4,7 @@
 //! it has producers, so they are read together: from the newest checkpoint, then from the commits behind it; and a
 //! table that is used again only reads the commits that it does not know yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use deltalake::logstore::LogStore;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::parquet::arrow::ProjectionMask;
-use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use deltalake::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use deltalake::{DeltaTable, Path};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
@@ -82,15 +82,20 @@ impl Transactions {
         let log = Path::from("_delta_log");
         let unreadable = || "can't list the Delta log".to_owned();
         let listed: Vec<_> = store.list(Some(&log)).try_collect().await.context(Kind::Unavailable, unreadable)?;
-        let mut checkpoints: HashMap<u64, Vec<Path>> = HashMap::new();
+        let mut checkpoints: BTreeMap<u64, BTreeMap<u64, Vec<Path>>> = BTreeMap::new();
         for object in listed {
-            if let Some(version) = object.location.filename().and_then(checkpoint_version).filter(|at| *at <= newest) {
-                checkpoints.entry(version).or_default().push(object.location);
+            if let Some((version, parts)) = object.location.filename().and_then(checkpoint).filter(|at| at.0 <= newest)
+            {
+                checkpoints.entry(version).or_default().entry(parts).or_default().push(object.location);
             }
         }
-        let Some(version) = checkpoints.keys().max().copied() else { return Ok(Self::default()) };
+        // One whose parts are not all there is still being written, or was left behind.
+        let whole = checkpoints.into_iter().rev().find_map(|(version, by_parts)| {
+            by_parts.into_iter().find(|(parts, paths)| paths.len() as u64 >= *parts).map(|(_, paths)| (version, paths))
+        });
+        let Some((version, parts)) = whole else { return Ok(Self::default()) };
         let mut versions = HashMap::new();
-        for part in checkpoints.remove(&version).unwrap_or_default() {
+        for part in parts {
             let what = || format!("can't read the checkpoint {part}");
             let object = store.get(&part).await.context(Kind::Unavailable, what)?;
             let bytes = object.bytes().await.context(Kind::Unavailable, what)?;
@@ -102,22 +107,31 @@ impl Transactions {
     }
 }
 
-/// The version of a checkpoint in one or several Parquet files, by a file's name. The sidecars of newer checkpoints have
+/// The version of a checkpoint, and in how many files it is, by the name of one. The sidecars of newer checkpoints have
 /// names of another kind; they hold no transactions.
-fn checkpoint_version(name: &str) -> Option<u64> {
+fn checkpoint(name: &str) -> Option<(u64, u64)> {
     let (version, rest) = name.split_once(".checkpoint.")?;
-    rest.ends_with("parquet").then(|| version.parse().ok()).flatten()
+    let rest = rest.strip_suffix("parquet")?.trim_end_matches('.');
+    // `0000000002.0000000003`: the second of three.
+    let parts = rest.split_once('.').and_then(|(_, parts)| parts.parse().ok()).unwrap_or(1);
+    Some((version.parse().ok()?, parts))
 }
 
 fn of_checkpoint(bytes: Bytes) -> Result<Vec<(String, i64)>> {
     let failed = || "it is no checkpoint".to_owned();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).context(Kind::Internal, failed)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(
+        bytes,
+        ArrowReaderOptions::new().with_skip_arrow_metadata(true),
+    )
+    .context(Kind::Internal, failed)?;
     let Some((position, _)) = builder.schema().column_with_name(COLUMN) else { return Ok(Vec::new()) };
     let mask = ProjectionMask::roots(builder.parquet_schema(), [position]);
     let reader = builder.with_projection(mask).build().context(Kind::Internal, failed)?;
     let mut found = Vec::new();
     for batch in reader {
-        found.extend(of_batch(&batch.context(Kind::Internal, failed)?).unwrap_or_default());
+        let batch = batch.context(Kind::Internal, failed)?;
+        let its = of_batch(&batch).ok_or_else(|| Error::internal("its transactions have columns of other types"))?;
+        found.extend(its);
     }
     Ok(found)
 }
@@ -141,4 +155,20 @@ async fn commit(log: &dyn LogStore, version: u64) -> Result<Vec<(String, i64)>> 
         found.extend(line.txn.map(|txn| (txn.app_id, txn.version)));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_known_by_their_names() {
+        assert_eq!(checkpoint("00000000000000000010.checkpoint.parquet"), Some((10, 1)));
+        let part = "00000000000000000010.checkpoint.0000000002.0000000003.parquet";
+        assert_eq!(checkpoint(part), Some((10, 3)));
+        let named = "00000000000000000010.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.parquet";
+        assert_eq!(checkpoint(named), Some((10, 1)));
+        assert_eq!(checkpoint("00000000000000000010.json"), None);
+        assert_eq!(checkpoint("_last_checkpoint"), None);
+    }
 }

@@ -1,11 +1,13 @@
 //! Bronze objects as frames, and what in them is none.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use bytes::Bytes;
 use deltalake::Path;
 use deltalake::logstore::object_store::{self, ObjectStore, ObjectStoreExt};
+use flate2::read::MultiGzDecoder;
 use lakehouse::definition::Table;
 use lakehouse::{Context, Kind, Result};
 use proto::frame::{Frame, FrameReader, Item};
@@ -90,13 +92,15 @@ pub(crate) struct Contents {
     pub(crate) damaged: Vec<Damaged>,
     /// Bytes that were read.
     pub(crate) bytes: u64,
+    /// Keys of objects that are not there (any more).
+    pub(crate) gone: Vec<String>,
 }
 
 impl Contents {
     /// The same in parts, in order: each has one frame, or several that take at most `bytes_max` when decoded.
     /// Damage is in the first.
     pub(crate) fn parts(self, bytes_max: u64) -> Vec<Self> {
-        let mut parts = vec![Self { frames: Vec::new(), damaged: self.damaged, bytes: 0 }];
+        let mut parts = vec![Self { damaged: self.damaged, ..Self::default() }];
         let mut bytes = 0_u64;
         for found in self.frames {
             // What can't be decoded takes no room.
@@ -132,6 +136,19 @@ pub(crate) async fn read(store: &dyn ObjectStore, object: &BronzeObject) -> Resu
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error).context(Kind::Unavailable, unreadable),
     }
+}
+
+/// The frames of an object that Firehose has packed; `None` if it is none of these.
+pub(crate) fn unpacked(bytes: &Bytes) -> Option<Bytes> {
+    let mut decoder = MultiGzDecoder::new(bytes.as_ref()).take(ndjson::TEXT_BYTES_MAX);
+    let mut unpacked = vec![0; ndjson::FRAME_MAGIC.len()];
+    decoder.read_exact(&mut unpacked).ok()?;
+    if unpacked != ndjson::FRAME_MAGIC {
+        return None;
+    }
+    // What is torn is damage at the end of what could be read.
+    let _ = decoder.read_to_end(&mut unpacked);
+    Some(Bytes::from(unpacked))
 }
 
 /// Takes an object of frames apart. A frame of another table than `table` is damage: it can't be used here.

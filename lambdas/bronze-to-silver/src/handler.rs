@@ -98,9 +98,11 @@ impl Handler for Function {
         match Event::parse(event)? {
             Event::Batch(messages) => Ok(batch::serve(self, &messages, call).await),
             Event::Told(content) => direct::told(self, content, call).await,
-            Event::Asked(Request::Objects { table, notices }) => direct::objects(self, &table, &notices, call).await,
-            Event::Asked(Request::Range { table, from_us, to_us }) => {
-                direct::range(self, &table, from_us, to_us, call).await
+            Event::Asked(Request::Objects { table, notices, again }) => {
+                direct::objects(self, &table, &notices, again, call).await
+            }
+            Event::Asked(Request::Range { table, from_us, to_us, again }) => {
+                direct::range(self, &table, direct::Asked { from_us, to_us, again }, call).await
             }
             Event::Asked(Request::Replay { table, filter }) => {
                 direct::replay(self, &table, filter.as_deref(), call).await

@@ -14,6 +14,7 @@ use lakehouse::definition::Table;
 use lakehouse::delta;
 use lakehouse::story::MergeStory;
 use lakehouse::{Clock, Definitions, Error, Kind, Lake, Name, Result};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::bronze::{self, BronzeObject, Contents, Damaged, FoundFrame};
@@ -207,7 +208,11 @@ impl Merger {
             let (contents, count) = self.read(&table, rest).await?;
             let (portion, later) = rest.split_at(count);
             outcome.work.took("read", started);
-            outcome.add(self.merge_all(&table, portion, contents, until).await?);
+            // Nobody waits for what is not there. It is not recorded: it may yet come.
+            outcome.done.extend(contents.gone.iter().cloned());
+            let is_there = |object: &&BronzeObject| !contents.gone.contains(&object.key);
+            let portion: Vec<BronzeObject> = portion.iter().filter(is_there).cloned().collect();
+            outcome.add(self.merge_all(&table, &portion, contents, until).await?);
             rest = later;
         }
         Ok(outcome)
@@ -221,7 +226,7 @@ impl Merger {
         damaged: Vec<Damaged>,
         objects: &[BronzeObject],
     ) -> Result<Outcome> {
-        self.merge_all(table, objects, Contents { frames, damaged, bytes: 0 }, None).await
+        self.merge_all(table, objects, Contents { frames, damaged, ..Contents::default() }, None).await
     }
 
     async fn merge_all(
@@ -308,6 +313,34 @@ impl Merger {
         Ok(unmerged)
     }
 
+    async fn read_object(
+        &self,
+        table: &Arc<Table>,
+        object: &BronzeObject,
+        bytes: Bytes,
+        written_at_us: i64,
+    ) -> Result<Contents> {
+        let (name, its) = (table.name.clone(), object.clone());
+        let read = blocking(move || {
+            let frames = match ndjson::detect(&bytes) {
+                Format::Frames => Some(bytes.clone()),
+                Format::Gzip => bronze::unpacked(&bytes),
+                Format::Json => None,
+            };
+            let contents = frames.map(|frames| {
+                let mut contents = Contents::default();
+                bronze::take_apart(name.as_str(), &its, frames, &mut contents);
+                contents
+            });
+            Ok((bytes, contents))
+        });
+        let (bytes, contents) = read.await?;
+        match contents {
+            Some(contents) => Ok(contents),
+            None => self.read_text(table, object, bytes, written_at_us).await,
+        }
+    }
+
     async fn read_text(
         &self,
         table: &Arc<Table>,
@@ -333,24 +366,31 @@ impl Merger {
             count += 1;
             let Some((bytes, written_at_us)) = bronze::read(store.as_ref(), object).await? else {
                 warn!(table = %table.name, object = object.key, "the bronze object is gone; skipped");
+                contents.gone.push(object.key.clone());
                 continue;
             };
             contents.bytes += bytes.len() as u64;
-            if ndjson::detect(&bytes) == Format::Frames {
-                held += bytes.len() as u64;
-                bronze::take_apart(table.name.as_str(), object, bytes, &mut contents);
-            } else {
-                let read = self.read_text(table, object, bytes, written_at_us).await?;
-                held += read.frames.iter().map(|found| found.frame.payload.len() as u64).sum::<u64>();
-                contents.frames.extend(read.frames);
-                contents.damaged.extend(read.damaged);
-            }
+            let read = self.read_object(table, object, bytes, written_at_us).await?;
+            held += read.frames.iter().map(|found| found.frame.payload.len() as u64).sum::<u64>();
+            contents.frames.extend(read.frames);
+            contents.damaged.extend(read.damaged);
             if held >= self.settings.read_bytes_max() {
                 break;
             }
         }
         Ok((contents, count))
     }
+}
+
+/// Runs work on a task of its own, which ends if nobody waits for it any more.
+pub(crate) async fn spawned<T: Send + 'static>(
+    what: &str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(work);
+    let died = || Error::internal(format!("the task that {what} died"));
+    tasks.join_next().await.ok_or_else(died)?.map_err(|error| died().because(error))?
 }
 
 /// Runs blocking work off the async threads.

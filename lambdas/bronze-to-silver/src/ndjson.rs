@@ -60,7 +60,7 @@ const FRAME_TEXT_BYTES_MAX: u64 = 2 << 20;
 const FRAME_CELLS_MAX: usize = FRAME_LINES_MAX * COLUMNS_MAX + (2 << 20);
 
 /// What frames begin with; its first byte occurs in no UTF-8 text. See [`proto::frame`].
-const FRAME_MAGIC: [u8; 4] = [0xf7, 0x4d, 0x9b, 0xe3];
+pub(crate) const FRAME_MAGIC: [u8; 4] = [0xf7, 0x4d, 0x9b, 0xe3];
 
 /// What gzip begins with: <https://www.rfc-editor.org/rfc/rfc1952#section-2.3.1>.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];

@@ -13,10 +13,11 @@ use lakehouse::delta::{DataFile, Rows, read_rows};
 use lakehouse::{Error, Result};
 
 use crate::keys::KeySet;
+use crate::merger::spawned;
 use crate::stage::placed;
 
 /// Files that are read at once.
-const FILES_AT_ONCE: usize = 2;
+const FILES_AT_ONCE: usize = 4;
 
 /// Rows that are decoded at once of few columns.
 const KEY_BATCH_ROWS: usize = 64 << 10;
@@ -43,7 +44,7 @@ impl Scan {
     ) -> Result<Vec<RecordBatch>> {
         let found = stream::iter(files).map(|file| {
             let (scan, schema, keys) = (self.clone(), Arc::clone(&schema), Arc::clone(&keys));
-            spawn(async move { scan.rows_of(file, &schema, key_columns, &keys).await })
+            spawned("reads a data file", async move { scan.rows_of(file, &schema, key_columns, &keys).await })
         });
         let found: Vec<Vec<RecordBatch>> = found.buffered(FILES_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
@@ -87,7 +88,7 @@ impl Scan {
     ) -> Result<Vec<RecordBatch>> {
         let found = stream::iter(wanted).map(|(file, positions)| {
             let (scan, schema) = (self.clone(), Arc::clone(&schema));
-            spawn(async move { scan.rows_of_at(file, positions, &schema).await })
+            spawned("reads a data file", async move { scan.rows_of_at(file, positions, &schema).await })
         });
         let found: Vec<Vec<RecordBatch>> = found.buffered(FILES_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
@@ -126,9 +127,4 @@ fn place(batch: &RecordBatch, file: usize, positions: impl Iterator<Item = u64>)
     }
     columns.push(Arc::new(positions) as ArrayRef);
     RecordBatch::try_new(placed(&batch.schema()), columns).map_err(odd)
-}
-
-/// Decoding is work for a thread of its own.
-async fn spawn<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work).await.map_err(|error| Error::internal("the task that reads a data file died").because(error))?
 }

@@ -101,16 +101,21 @@ impl Arriving {
     }
 }
 
-/// Creates `typed`: every column of the table in its type, the dropped ones as they came, `_delete`, and `_misfit` for
-/// what does not fit.
+/// Creates `typed`: every column of the table in its type, the dropped ones as they came, `_delete`, and what does not
+/// fit: of key and sequence in `_misfit_key`, of all others, which a delete does not need, in `_misfit`.
 pub(crate) fn create_typed(table: &Table, arriving: &[Arriving], target: &[Column], source: &str) -> String {
     let mut columns = vec![ROW_COLUMN.to_owned()];
-    let mut misfits = Vec::new();
+    let (mut misfits, mut key_misfits) = (Vec::new(), Vec::new());
     let mut rescued = Vec::new();
     for column in target.iter().filter(|column| !column.name.starts_with('_')) {
         let from = arriving.iter().find(|arriving| arriving.is_kept() && same_column(&arriving.name, &column.name));
         let value = match from {
-            Some(from) => typed_value(from, column, &mut misfits, &mut rescued),
+            Some(from) => {
+                let is_needed =
+                    table.is_key(&column.name) || table.sequence_by.iter().any(|it| same_column(it, &column.name));
+                let misfits = if is_needed { &mut key_misfits } else { &mut misfits };
+                typed_value(from, column, misfits, &mut rescued)
+            }
             None => format!("CAST(NULL AS {})", column.data_type.to_duckdb()),
         };
         columns.push(format!("{value} AS {}", quote(&column.name)));
@@ -133,11 +138,13 @@ pub(crate) fn create_typed(table: &Table, arriving: &[Arriving], target: &[Colum
         .map_or("false".to_owned(), |sql| format!("coalesce(({}\n)::BOOLEAN, false)", sql.text));
     columns.push(format!("{delete} AS _delete"));
     columns.push(rescued_value(&rescued));
-    columns.push(if misfits.is_empty() {
-        "NULL::VARCHAR AS _misfit".to_owned()
-    } else {
-        format!("CASE {} END AS _misfit", misfits.join(" "))
-    });
+    for (misfits, name) in [(key_misfits, "_misfit_key"), (misfits, "_misfit")] {
+        columns.push(if misfits.is_empty() {
+            format!("NULL::VARCHAR AS {name}")
+        } else {
+            format!("CASE {} END AS {name}", misfits.join(" "))
+        });
+    }
     format!("CREATE TABLE typed AS SELECT {} FROM {source}", columns.join(", "))
 }
 
@@ -220,7 +227,7 @@ fn rescued_value(rescued: &[(String, String)]) -> String {
 /// Creates `judged`: `typed` with the rule that a row breaks first, and why; NULL for a good row.
 pub(crate) fn create_judged(table: &Table, target: &[Column]) -> String {
     let mut rules = vec![
-        "WHEN _misfit IS NOT NULL THEN ['type', _misfit]".to_owned(),
+        "WHEN _misfit_key IS NOT NULL THEN ['type', _misfit_key]".to_owned(),
         rule(&format!("{ROW_COLUMN} IS NULL"), "transform", "the transform made the column _row NULL"),
     ];
     for key in &table.primary_key {
@@ -235,6 +242,7 @@ pub(crate) fn create_judged(table: &Table, target: &[Column]) -> String {
     }
     // A delete needs only its key and sequence.
     rules.push("WHEN _delete THEN NULL".to_owned());
+    rules.push("WHEN _misfit IS NOT NULL THEN ['type', _misfit]".to_owned());
     for column in target.iter().filter(|column| !column.nullable && !column.name.starts_with('_')) {
         let is_key = table.is_key(&column.name);
         if !is_key {

@@ -1,5 +1,6 @@
 //! A merge's rows on their way through DuckDB, from frames to changes.
 
+mod blame;
 mod matching;
 
 use std::collections::BTreeMap;
@@ -17,12 +18,14 @@ use lakehouse::{Error, Result, SqlType};
 use crate::bronze::{Damaged, FoundFrame};
 use crate::sql::{self, Arriving, FrameGroup};
 
+use blame::Blame;
 pub(crate) use matching::{Effect, Folded, placed};
 
 /// What DuckDB made of the frames of one merge.
 pub(crate) struct Stage {
     duck: Duck,
     table: Arc<Table>,
+    blame: Blame,
     /// The columns that the table has after this merge.
     pub(crate) target: Vec<Column>,
     /// Rows for quarantine.
@@ -58,6 +61,7 @@ impl Stage {
         let mut stage = Self {
             duck,
             table: Arc::clone(table),
+            blame: Blame::new(table, &known, settings),
             target: known,
             bad: Vec::new(),
             bad_by_ingest: BTreeMap::new(),
@@ -73,11 +77,10 @@ impl Stage {
         stage.duck.execute(&sql::create_arrived(&groups, &unified, &absent))?;
         let source = stage.transform()?;
         let arriving = stage.arriving(&source, stored)?;
-        stage.duck.execute(&sql::create_typed(&stage.table, &arriving, &stage.target, &source))?;
-        stage
-            .duck
-            .execute(&sql::create_judged(&stage.table, &stage.target))
-            .map_err(|error| stage.at_definition(&error))?;
+        let typed = sql::create_typed(&stage.table, &arriving, &stage.target, &source);
+        stage.duck.execute(&typed).map_err(|error| stage.at_definition(error))?;
+        let judged = sql::create_judged(&stage.table, &stage.target);
+        stage.duck.execute(&judged).map_err(|error| stage.at_definition(error))?;
         stage.expect()?;
         stage.take_bad(&unified, now_us)?;
         stage.duck.execute(&sql::create_good(&stage.target))?;
@@ -86,7 +89,8 @@ impl Stage {
         Ok(stage)
     }
 
-    fn at_definition(&self, error: &Error) -> Error {
+    fn at_definition(&self, error: Error) -> Error {
+        let error = self.blame.of(error);
         Error::new(error.kind(), format!("table {:?} ({}): {error}", self.table.name.as_str(), self.table.origin))
     }
 
@@ -95,7 +99,7 @@ impl Stage {
         let Some(transform) = &self.table.transform else { return Ok("arrived".to_owned()) };
         self.duck.execute("CREATE VIEW incoming AS SELECT * FROM arrived")?;
         let create = format!("CREATE TABLE transformed AS {}", transform.text);
-        self.duck.execute(&create).map_err(|error| duck::locate(&error, &transform.origin))?;
+        self.duck.execute(&create).map_err(|error| duck::locate(&self.blame.of(error), &transform.origin))?;
         Ok("transformed".to_owned())
     }
 
@@ -104,7 +108,7 @@ impl Stage {
         let schema = self.duck.describe(&format!("SELECT * FROM {source}"))?;
         let table = self.table.name.as_str();
         if !schema.fields().iter().any(|field| field.name() == ROW_COLUMN) {
-            return Err(Error::invalid(format!(
+            return Err(Error::stopped(format!(
                 "table {table:?}: its transform loses the column {ROW_COLUMN}; add it to the SELECT list"
             )));
         }
@@ -132,7 +136,7 @@ impl Stage {
             let failing = self
                 .duck
                 .count(&sql::count_failing(&expectation.check.text))
-                .map_err(|error| duck::locate(&error, &expectation.check.origin))?;
+                .map_err(|error| duck::locate(&self.blame.of(error), &expectation.check.origin))?;
             if failing == 0 {
                 continue;
             }

@@ -6,21 +6,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::Column as ColumnName;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, lit};
-use datafusion::scalar::ScalarValue;
-use futures::TryStreamExt;
+use deltalake::DeltaTable;
 use lakehouse::definition::{Column, Table};
-use lakehouse::delta::{self, Commit};
-use lakehouse::schema::{conform, find};
-use lakehouse::{Context, Error, Kind, Lake, Layer, Result};
+use lakehouse::delta::{self, Commit, DataFile};
+use lakehouse::schema::{cast_strictly, find};
+use lakehouse::{Error, Lake, Layer, Result};
 use serde_json::Value;
 
 use crate::keys::KeySet;
+use crate::scan::Scan;
 use crate::sql::sequence_columns;
 
 /// When a tombstone was written.
@@ -46,40 +44,50 @@ fn schema(table: &Table, target: &[Column]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The tombstones of some keys: key and sequence; `None` if the table has none at all.
-pub(crate) async fn read(
-    lake: &Lake,
-    table: &Table,
-    target: &[Column],
-    session: &Arc<SessionState>,
-    keys: &KeySet,
-    now_us: i64,
-) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
-    let Some(delta) = lake.open(Layer::Tombstones, &table.name).await? else { return Ok(None) };
-    let unreadable = || format!("can't read the tombstones of table {}", table.name);
-    let schema: SchemaRef = Arc::new(Schema::new(key_and_sequence(table, target)));
-    let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let is_dated = delta::stored_schema(&delta)?.column_with_name(DELETED_AT_COLUMN).is_some();
-    let filter = is_dated.then(|| still_counts(table, now_us));
-    let mut stream = delta::read(&delta, session, Some(&columns), filter).await?;
-    let mut found = Vec::new();
-    while let Some(batch) = stream.try_next().await.context(Kind::Unavailable, unreadable)? {
-        let batch = conform(&batch, &schema)?;
-        let key = &batch.columns()[..table.primary_key.len()];
-        if let Some(mask) = keys.may_contain(key, batch.num_rows())? {
-            let its = filter_record_batch(&batch, &mask);
-            found.push(its.map_err(|error| Error::internal(unreadable()).because(error))?);
-        }
-    }
-    Ok(Some((schema, found)))
+/// The tombstones of a table, as they are stored.
+pub(crate) struct Stored {
+    table: DeltaTable,
+    pub(crate) files: Arc<Vec<DataFile>>,
 }
 
-/// Those from before there was a date never go.
-fn still_counts(table: &Table, now_us: i64) -> Expr {
-    let retention_us = i64::try_from(table.tombstone_retention.as_micros()).unwrap_or(i64::MAX);
-    let oldest = ScalarValue::TimestampMicrosecond(Some(now_us.saturating_sub(retention_us)), Some(UTC.into()));
-    let deleted_at = Expr::Column(ColumnName::new_unqualified(DELETED_AT_COLUMN));
-    deleted_at.clone().gt_eq(lit(oldest)).or(deleted_at.is_null())
+/// The newest tombstones; `None` if the table has none at all.
+pub(crate) async fn open(lake: &Lake, table: &Table) -> Result<Option<Stored>> {
+    let Some(delta) = lake.open(Layer::Tombstones, &table.name).await? else { return Ok(None) };
+    let files = Arc::new(delta::data_files(&delta)?);
+    Ok(Some(Stored { table: delta, files }))
+}
+
+impl Stored {
+    /// Those of some keys that still count: key and sequence. They lie in the files `candidates`.
+    pub(crate) async fn read(
+        &self,
+        table: &Table,
+        target: &[Column],
+        candidates: Vec<usize>,
+        keys: Arc<KeySet>,
+        now_us: i64,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let wanted = key_and_sequence(table, target);
+        let columns = wanted.len();
+        let schema = schema(table, target);
+        let scan = Scan { store: self.table.object_store(), files: Arc::clone(&self.files) };
+        let found = scan.rows_with(candidates, Arc::clone(&schema), table.primary_key.len(), keys).await?;
+        let kept: SchemaRef = Arc::new(Schema::new(wanted));
+        let retention_us = i64::try_from(table.tombstone_retention.as_micros()).unwrap_or(i64::MAX);
+        let oldest_us = now_us.saturating_sub(retention_us);
+        let counting = found.iter().map(|batch| still_counting(batch, columns, oldest_us, &kept));
+        Ok((Arc::clone(&kept), counting.collect::<Result<_>>()?))
+    }
+}
+
+/// The first `columns` of the rows whose date, behind these, is not before a time. Those from before there was a date
+/// never go.
+fn still_counting(batch: &RecordBatch, columns: usize, oldest_us: i64, kept: &SchemaRef) -> Result<RecordBatch> {
+    let failed = |error| Error::internal("tombstones have other columns than they should").because(error);
+    let dates = batch.column(columns).as_primitive::<TimestampMicrosecondType>();
+    let counts: BooleanArray = dates.iter().map(|date| Some(date.is_none_or(|date| date >= oldest_us))).collect();
+    let batch = filter_record_batch(batch, &counts).map_err(failed)?;
+    RecordBatch::try_new(Arc::clone(kept), batch.columns()[..columns].to_vec()).map_err(failed)
 }
 
 /// Adds the tombstones of these deletes: key and sequence.
@@ -98,21 +106,23 @@ pub(crate) async fn add(
     let schema = schema(table, target);
     let mut delta = delta::create(lake, Layer::Tombstones, &table.name, &schema, &[], Some(&description)).await?;
     // Older ones have no date, and the key or the sequence may have become wider.
-    delta = delta::evolve(delta, session, &schema).await?;
-    let dated = deletes.iter().map(|batch| dated(batch, &schema, now_us)).collect::<Result<Vec<_>>>()?;
+    delta = delta::evolve(delta, session, &schema, &[]).await?;
+    let stored = Arc::new(delta::stored_schema(&delta)?);
+    let dated = deletes.iter().map(|batch| dated(batch, &schema, &stored, now_us)).collect::<Result<Vec<_>>>()?;
     delta::append(delta, dated, &Commit { transactions: Vec::new(), story: Value::Null, at_us: now_us }).await?;
     Ok(())
 }
 
-fn dated(batch: &RecordBatch, schema: &SchemaRef, now_us: i64) -> Result<RecordBatch> {
-    let mut columns = batch.columns().to_vec();
-    let now = TimestampMicrosecondArray::from(vec![now_us; batch.num_rows()]).with_timezone(UTC);
-    columns.push(Arc::new(now) as ArrayRef);
+/// The deletes with their date, in the columns of the stored table: those that it had before are NULL.
+fn dated(batch: &RecordBatch, schema: &SchemaRef, stored: &SchemaRef, now_us: i64) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let mut given = batch.columns().to_vec();
+    given.push(Arc::new(TimestampMicrosecondArray::from(vec![now_us; rows]).with_timezone(UTC)) as ArrayRef);
     let failed = |error| Error::internal("deletes have other columns than tombstones").because(error);
-    let columns = columns
-        .iter()
-        .zip(schema.fields())
-        .map(|(column, field)| lakehouse::schema::cast_strictly(column, field.data_type()).map_err(failed))
-        .collect::<Result<Vec<_>>>()?;
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(failed)
+    let columns = stored.fields().iter().map(|field| match schema.index_of(field.name()) {
+        Ok(position) => cast_strictly(&given[position], field.data_type()).map_err(failed),
+        Err(_) => Ok(new_null_array(field.data_type(), rows)),
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    RecordBatch::try_new(Arc::clone(stored), columns).map_err(failed)
 }

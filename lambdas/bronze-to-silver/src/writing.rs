@@ -13,8 +13,8 @@
 //!  otherwise: vector
 //! ```
 //!
-//! Each merge adds a small file. Once there are many, they are written together, with the rows of this merge, so that
-//! the next merges do not have ever more files to look into.
+//! Each merge adds a small file. Once a partition that loses rows has many, some are written together, with the rows of
+//! this merge, so that the next merges do not have ever more files to look into.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ use lakehouse::delta::{self, Changes, DataFile, FileChange, FileWriter};
 use lakehouse::{Error, Result};
 use tokio::sync::mpsc;
 
-use crate::merger::blocking;
+use crate::merger::{blocking, spawned};
 use crate::scan::Scan;
 use crate::stage::Stage;
 
@@ -43,8 +43,17 @@ const FOLDS_MAX: usize = 2;
 /// Files below [`SMALL_FILE_BYTES`] in one partition, from which on they are written together.
 const SMALL_FILES_MAX: usize = 12;
 
+/// How many of them, the smallest first, are written together by one merge.
+const GATHERED_FILES_MAX: usize = 16;
+
+/// Bytes that are gathered by one merge.
+const GATHERED_BYTES_MAX: u64 = 32 << 20;
+
 /// Files that are rewritten at once: each holds a row group in memory.
 const REWRITES_AT_ONCE: usize = 2;
+
+/// Deletion vectors that are read at once.
+const VECTORS_AT_ONCE: usize = 16;
 
 /// Batches that wait to be written.
 const BATCHES_WAITING: usize = 2;
@@ -133,13 +142,24 @@ impl FilePlan {
     }
 
     fn gather(&mut self, files: &[FileFacts]) {
-        let mut small: BTreeMap<&BTreeMap<String, Option<String>>, Vec<usize>> = BTreeMap::new();
+        let touched: BTreeSet<_> = files.iter().filter(|file| file.removed > 0).map(|file| &file.partition).collect();
+        let mut small: BTreeMap<&BTreeMap<String, Option<String>>, Vec<(u64, usize)>> = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
-            if file.bytes < SMALL_FILE_BYTES && !self.emptied.contains(&number) {
-                small.entry(&file.partition).or_default().push(number);
+            // Without partitions, there is one, and it gets the rows.
+            let is_touched = file.partition.is_empty() || touched.contains(&file.partition);
+            if is_touched && file.bytes < SMALL_FILE_BYTES && !self.emptied.contains(&number) {
+                small.entry(&file.partition).or_default().push((file.bytes, number));
             }
         }
-        for number in small.into_values().filter(|numbers| numbers.len() > SMALL_FILES_MAX).flatten() {
+        let mut small: Vec<(u64, usize)> =
+            small.into_values().filter(|numbers| numbers.len() > SMALL_FILES_MAX).flatten().collect();
+        small.sort_unstable();
+        let mut bytes = 0;
+        for (its, number) in small.into_iter().take(GATHERED_FILES_MAX) {
+            bytes += its;
+            if bytes > GATHERED_BYTES_MAX {
+                break;
+            }
             self.rewritten.remove(&number);
             self.marked.remove(&number);
             self.gathered.insert(number);
@@ -189,15 +209,11 @@ pub(crate) async fn write_changes(
     if !plan.marked.is_empty() {
         silver = delta::allow_vectors(silver).await?;
     }
-    let mut marked = Vec::new();
+    let mut marking = Vec::new();
     for number in &plan.marked {
-        let file = &scan.files[*number];
-        let mut all = removed.get(number).cloned().unwrap_or_default();
-        if let Some(vector) = file.vector() {
-            all.extend(vectors::read(&scan.store, &vector).await?.iter());
-        }
-        marked.push((file.clone(), all));
+        marking.push(all_gone(scan.clone(), *number, removed.get(number).cloned().unwrap_or_default()));
     }
+    let marked: Vec<_> = stream::iter(marking).buffered(VECTORS_AT_ONCE).try_collect().await?;
     changes.mark(&scan.store, marked).await?;
 
     let mut writer = FileWriter::new(&silver, target_bytes)?;
@@ -225,6 +241,15 @@ pub(crate) async fn write_good(silver: &DeltaTable, table: &Table, stage: Stage)
     Ok(changes)
 }
 
+/// A file with all of its rows that are gone, those from before too.
+async fn all_gone(scan: Scan, number: usize, mut gone: Positions) -> Result<(DataFile, Positions)> {
+    let file = scan.files[number].clone();
+    if let Some(vector) = file.vector() {
+        gone.extend(vectors::read(&scan.store, &vector).await?.iter());
+    }
+    Ok((file, gone))
+}
+
 async fn rewrite(
     silver: DeltaTable,
     scan: Scan,
@@ -237,7 +262,7 @@ async fn rewrite(
         delta::rewrite(&silver, &scan.store, &scan.files[number], &change, &mut writer).await?;
         writer.finish().await
     };
-    tokio::spawn(work).await.map_err(|error| Error::internal("the task that rewrites a file died").because(error))?
+    spawned("rewrites a file", work).await
 }
 
 /// Writes batches while DuckDB computes the next ones.

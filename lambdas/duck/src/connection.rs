@@ -6,21 +6,26 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use duckdb::{Connection, InterruptHandle};
+use duckdb::{Connection, Statement};
 use lakehouse::{Context, Error, Kind, Result};
 
 use crate::bridge::{RawDatabase, batch_from_duckdb, schema_from_duckdb};
 use crate::error::convert;
 use crate::settings::Settings;
+use crate::stop::Stopper;
+use crate::watch::Watch;
 use crate::{literal, quote};
 
 /// An in-memory DuckDB database whose SQL can reach no file, network, extension or setting.
 ///
-/// Its methods block: call them on a thread that may. Dropping it frees its memory and spill.
+/// Its methods block: call them on a thread that may. Dropping it frees its memory and spill. All of them fail with
+/// `Timeout` once their SQL together took longer than [`Settings::time_max`], and with `Cancelled` once they are stopped.
 pub struct Duck {
-    // Dropped in this order: the connection before the database that it belongs to.
+    // Dropped in this order: what interrupts the connection, it, and the database that it belongs to.
+    watch: Watch,
     connection: Connection,
     raw: RawDatabase,
+    stopper: Stopper,
 }
 
 impl Duck {
@@ -55,7 +60,10 @@ impl Duck {
     fn open_with(settings: &Settings, readable: Option<&Path>) -> Result<Self> {
         let raw = RawDatabase::open()?;
         let connection = raw.connect()?;
-        let duck = Self { connection, raw };
+        let stopper = settings.stop.clone().unwrap_or_default();
+        let handle = connection.interrupt_handle();
+        let watch = Watch::new(move || handle.interrupt(), settings.time_max, &stopper)?;
+        let duck = Self { watch, connection, raw, stopper };
         duck.execute("CREATE SCHEMA silver; CREATE SCHEMA gold")?;
         for statement in settings.statements(readable) {
             duck.execute(&statement)?;
@@ -68,7 +76,7 @@ impl Duck {
     /// # Errors
     /// `Invalid` for SQL that doesn't parse, bind or compute; `Exhausted` if memory and spill are used up.
     pub fn execute(&self, sql: &str) -> Result<()> {
-        self.connection.execute_batch(sql).map_err(|error| convert("DuckDB", &error))
+        self.watched(|| self.connection.execute_batch(sql))
     }
 
     /// Creates `table` (an SQL name) from batches, all of which have `schema`.
@@ -87,11 +95,15 @@ impl Duck {
 
     fn load_reader(&mut self, table: &str, reader: Box<dyn RecordBatchReader + Send>) -> Result<()> {
         const STREAM: &str = "_stream";
-        let Self { connection, raw } = self;
-        raw.with_stream(STREAM, reader, || {
+        let Self { watch, connection, raw, .. } = self;
+        let running = watch.load()?;
+        raw.with_stream(STREAM, watch.stoppable(reader), || {
             // Every column, in order: the stream itself can't leave any out.
             let create = format!("CREATE TABLE {table} AS SELECT * FROM {stream}", stream = quote(STREAM));
-            let result = connection.execute_batch(&create).map_err(|error| convert("DuckDB", &error));
+            let result = connection.execute_batch(&create);
+            drop(running);
+            let result = result.map_err(|error| watch.explain(convert("DuckDB", &error)));
+            // After a stop, too: the view must not outlive its stream.
             let dropped = connection
                 .execute_batch(&format!("DROP VIEW IF EXISTS {}", quote(STREAM)))
                 .map_err(|error| convert("DuckDB", &error));
@@ -104,10 +116,26 @@ impl Duck {
     /// # Errors
     /// As [`Duck::execute`], and whatever `each` returns.
     pub fn query_each(&self, sql: &str, mut each: impl FnMut(RecordBatch) -> Result<()>) -> Result<SchemaRef> {
-        let mut statement = self.connection.prepare(sql).map_err(|error| convert("DuckDB", &error))?;
-        statement.stream_arrow([]).map_err(|error| convert("DuckDB", &error)).map(drop)?;
+        let statement = self.watched(|| {
+            let mut statement = self.connection.prepare(sql)?;
+            statement.stream_arrow([]).map(drop)?;
+            Ok(statement)
+        })?;
+        let taken = self.take_batches(&statement, &mut each);
+        if taken.is_err() {
+            // DuckDB computes on when a result is let go of half-read, unless it was interrupted.
+            self.connection.interrupt_handle().interrupt();
+        }
+        taken
+    }
+
+    fn take_batches(
+        &self,
+        statement: &Statement<'_>,
+        each: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<SchemaRef> {
         let schema = Arc::new(schema_from_duckdb(&statement.schema())?);
-        while let Some(chunk) = statement.step().map_err(|error| convert("DuckDB", &error))? {
+        while let Some(chunk) = self.watched(|| statement.step())? {
             let batch = batch_from_duckdb(&chunk)?;
             // The chunk's own fields are the result's, but unnamed metadata may differ.
             let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
@@ -144,8 +172,7 @@ impl Duck {
     /// # Errors
     /// As [`Duck::execute`].
     pub fn count(&self, sql: &str) -> Result<u64> {
-        let value: Option<i64> =
-            self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| convert("DuckDB", &error))?;
+        let value: Option<i64> = self.watched(|| self.connection.query_row(sql, [], |row| row.get(0)))?;
         Ok(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0))
     }
 
@@ -154,15 +181,23 @@ impl Duck {
     /// # Errors
     /// As [`Duck::execute`].
     pub fn text(&self, sql: &str) -> Result<Option<String>> {
-        match self.connection.query_row(sql, [], |row| row.get(0)) {
+        self.watched(|| match self.connection.query_row(sql, [], |row| row.get(0)) {
             Err(duckdb::Error::QueryReturnedNoRows) => Ok(None),
-            other => other.map_err(|error| convert("DuckDB", &error)),
-        }
+            other => other,
+        })
     }
 
-    /// Interrupts whatever runs, from another thread.
-    pub fn interrupt_handle(&self) -> Arc<InterruptHandle> {
-        self.connection.interrupt_handle()
+    /// What stops it from another thread, and all that were opened with the same [`Settings::stop`].
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Runs SQL for as long as it may.
+    fn watched<T>(&self, sql: impl FnOnce() -> Result<T, duckdb::Error>) -> Result<T> {
+        let running = self.watch.sql()?;
+        let result = sql();
+        drop(running);
+        result.map_err(|error| self.watch.explain(convert("DuckDB", &error)))
     }
 }
 

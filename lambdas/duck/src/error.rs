@@ -15,7 +15,8 @@ pub(crate) fn convert(what: &str, error: &duckdb::Error) -> Error {
 fn kind_of(text: &str) -> Kind {
     let class = text.split(" Error:").next().unwrap_or_default().trim();
     match class {
-        "Out of Memory" | "Interrupt" => Kind::Exhausted,
+        "Out of Memory" => Kind::Exhausted,
+        "INTERRUPT" => Kind::Cancelled,
         "IO" => Kind::Unavailable,
         "INTERNAL" | "FATAL" => Kind::Internal,
         _ => Kind::Invalid,
@@ -59,6 +60,7 @@ mod tests {
     #[test]
     fn the_kind_follows_the_class_of_the_error() {
         assert_eq!(kind_of("Out of Memory Error: failed to allocate"), Kind::Exhausted);
+        assert_eq!(kind_of("INTERRUPT Error: Interrupted!"), Kind::Cancelled);
         assert_eq!(kind_of("IO Error: no space"), Kind::Unavailable);
         assert_eq!(kind_of("Parser Error: syntax error"), Kind::Invalid);
     }

@@ -7,6 +7,8 @@
 //!   RecordBatch (arrow 59) ──C Data Interface──► DuckDB table ──SQL──► StructArray (arrow 58) ──C Data Interface──► RecordBatch
 //! ```
 //!
+//! What takes too long, and what nobody waits for any more, is interrupted (the `watch` module).
+//!
 //! All `unsafe` of the project is in the `bridge` module.
 
 mod bridge;
@@ -14,11 +16,14 @@ mod connection;
 mod error;
 mod references;
 mod settings;
+mod stop;
+mod watch;
 
 pub use connection::Duck;
 pub use error::locate;
 pub use references::TableReference;
 pub use settings::Settings;
+pub use stop::{StopOnDrop, Stopper};
 
 /// `name` as a quoted SQL identifier.
 pub fn quote(name: &str) -> String {

@@ -1,8 +1,10 @@
 //! What a DuckDB database may use, and how it is locked down.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::literal;
+use crate::stop::Stopper;
 
 /// Limits of one DuckDB database.
 #[derive(Clone, Debug)]
@@ -15,11 +17,23 @@ pub struct Settings {
     pub spill_bytes_max: u64,
     /// Threads that it computes with.
     pub threads: usize,
+    /// Time that all its SQL together may take, loads and those who take the rows not counted; `None` for any. When it
+    /// is up, what runs and all that comes later fail with `Timeout`.
+    pub time_max: Option<Duration>,
+    /// What stops it from outside; `None` for a stopper of its own.
+    pub stop: Option<Stopper>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_bytes: 512 << 20, spill_folder: None, spill_bytes_max: 8 << 30, threads: 2 }
+        Self {
+            memory_bytes: 512 << 20,
+            spill_folder: None,
+            spill_bytes_max: 8 << 30,
+            threads: 2,
+            time_max: None,
+            stop: None,
+        }
     }
 }
 

@@ -25,8 +25,8 @@ pub const MEMORY_MB_MIN: u64 = 256;
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
 const SPILL_MB_DEFAULT: u64 = 400;
 
-/// Tries of an object unless it is said. A queue's `maxReceiveCount` should be higher, so that an object is set aside
-/// before its message goes to the dead letters.
+/// Tries of an object unless it is said. A queue's `maxReceiveCount` should be more than twice as high, so that an object
+/// is set aside before its message goes to the dead letters.
 const OBJECT_TRIES_DEFAULT: u64 = 3;
 
 /// More MB than any machine has.

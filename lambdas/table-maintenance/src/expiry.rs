@@ -93,7 +93,11 @@ fn live_rows(source: &Source) -> u64 {
 }
 
 fn age_of(source: &Source, column: &str, oldest_us: i64) -> Age {
-    let bounds = source.file.bounds(column).and_then(|(least, greatest)| Some((instant(&least)?, instant(&greatest)?)));
+    let bounds = source
+        .file
+        .bounds(&[column])
+        .remove(0)
+        .and_then(|(least, greatest)| Some((instant(&least)?, instant(&greatest)?)));
     match (bounds, source.nulls(column)) {
         (Some(bounds), Some(0)) => judged(bounds, oldest_us),
         _ => Age::Unknown,

@@ -120,7 +120,7 @@ impl Lab {
         let table = delta::allow_vectors(table).await?;
         let store = table.object_store();
         let has_id = |file: &delta::DataFile| {
-            let (least, greatest) = file.bounds("id").unwrap();
+            let (least, greatest) = file.bounds(&["id"]).remove(0).unwrap();
             (least.parse::<i64>().unwrap()..=greatest.parse().unwrap()).contains(&id)
         };
         let file = delta::data_files(&table)?.into_iter().find(has_id).expect("a file has it");
@@ -238,7 +238,7 @@ async fn rows_lie_by_their_key_so_that_a_file_has_a_narrow_range_of_it() {
     assert!(files.len() > 1, "{} files", files.len());
     let mut ranges: Vec<(i64, i64)> = files
         .iter()
-        .map(|file| file.bounds("id").map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())).unwrap())
+        .map(|file| file.bounds(&["id"]).remove(0).map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())).unwrap())
         .collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
@@ -258,12 +258,12 @@ async fn several_columns_lie_along_a_curve() {
     assert_eq!(files.len(), 4);
     // `v` begins with a hexadecimal digit and has nothing to do with `id`: were rows sorted by either alone, each file
     // would have all values of the other. One file may have rows from both sides of the middle of the curve.
-    let text = |file: &delta::DataFile| file.bounds("v").unwrap();
+    let text = |file: &delta::DataFile| file.bounds(&["v"]).remove(0).unwrap();
     let number = |text: String| text.parse::<i64>().unwrap();
     let is_narrow = |file: &&delta::DataFile| text(file).0.as_str() >= "4" || text(file).1.as_str() < "c";
     assert!(files.iter().filter(is_narrow).count() >= 3);
     for file in &files {
-        let (least, greatest) = file.bounds("id").unwrap();
+        let (least, greatest) = file.bounds(&["id"]).remove(0).unwrap();
         assert!(number(least) >= 1_000 || number(greatest) < 3_400);
     }
     let schema: Schema = delta::stored_schema(&lab.table().await).unwrap();

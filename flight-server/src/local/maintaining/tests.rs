@@ -41,7 +41,7 @@ fn a_table_is_due_when_its_version_passes_a_multiple() {
     assert!(taken(&due).is_empty());
     // Parts of a merge and compactions are versions too, which nobody tells of.
     due.committed(Layer::Gold, &model, VERSIONS + 2);
-    assert_eq!(taken(&due), vec![(Layer::Gold, model.clone())]);
+    assert_eq!(taken(&due), [(Layer::Gold, model.clone())]);
     due.committed(Layer::Gold, &model, VERSIONS + 3);
     assert!(taken(&due).is_empty());
 }
@@ -52,7 +52,7 @@ fn a_process_that_sees_few_versions_has_its_part_in_it() {
     due.committed(Layer::Gold, &name("before"), 5 * VERSIONS - 1);
     due.committed(Layer::Gold, &name("at"), 5 * VERSIONS);
     due.committed(Layer::Gold, &name("behind"), 5 * VERSIONS + 1);
-    assert_eq!(taken(&due), vec![(Layer::Gold, name("at"))]);
+    assert_eq!(taken(&due), [(Layer::Gold, name("at"))]);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn what_lies_beside_a_silver_table_is_due_with_it_and_nothing_waits_twice() {
     due.committed(Layer::Silver, &name("t"), VERSIONS);
     due.committed(Layer::Silver, &name("t"), 2 * VERSIONS);
     let expected = [Layer::Quarantine, Layer::Silver, Layer::Tombstones].map(|layer| (layer, name("t")));
-    assert_eq!(taken(&due), expected.to_vec());
+    assert_eq!(taken(&due), expected);
 }
 
 struct Lab {

@@ -9,9 +9,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bronze_to_silver::Settings;
 use lakehouse::{Context as _, Kind, Result};
+
+/// Time that the SQL of one commit may take; a function has 15 minutes at most
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html>).
+const SQL_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// DuckDB's share of the memory.
 const DUCK_PERCENT: u64 = 35;
@@ -36,6 +41,8 @@ pub(super) fn settings(host: &host::Settings, temporary: &Path) -> Result<Settin
             spill_folder: Some(spill_folder(temporary, std::process::id())?),
             spill_bytes_max,
             threads: threads.min(THREADS_MAX),
+            time_max: Some(SQL_TIME_MAX),
+            stop: None,
         },
         delta_memory_bytes: usize::try_from(share(host.memory_bytes, DELTA_PERCENT)).unwrap_or(usize::MAX),
         delta_spill_bytes_max: spill_bytes_max,

@@ -7,7 +7,8 @@ use bronze_to_silver::{BronzeObject, Outcome};
 use host::events::{Content, Notice};
 use host::place::{Located, Window};
 use host::{Call, Metric};
-use lakehouse::{Error, Name, Result};
+use lakehouse::delta::TRANSACTION_RETENTION_DAYS;
+use lakehouse::{Error, Layer, Name, Result};
 use serde_json::{Value, json};
 
 use super::merging::Queued;
@@ -19,6 +20,9 @@ const OBJECTS_PER_MERGE_MAX: usize = 500;
 /// The most keys that an answer names; it has 6 MB at most
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
 const KEYS_NAMED_MAX: usize = 1_000;
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
 
 /// How far the merge of some objects came.
 pub(super) struct Progress {
@@ -52,7 +56,7 @@ pub(super) async fn told(function: &Function, content: Content, call: &Call) -> 
     }
     let mut answers = Vec::new();
     for (table, notices) in tables {
-        answers.push(objects(function, &table, &notices, call).await?);
+        answers.push(objects(function, &table, &notices, false, call).await?);
     }
     if let Some(late) =
         answers.iter().find(|answer| answer["remaining"].as_array().is_some_and(|keys| !keys.is_empty()))
@@ -64,7 +68,13 @@ pub(super) async fn told(function: &Function, content: Content, call: &Call) -> 
 }
 
 /// Merges objects of a table that are named.
-pub(super) async fn objects(function: &Function, table: &Name, notices: &[Notice], call: &Call) -> Result<Value> {
+pub(super) async fn objects(
+    function: &Function,
+    table: &Name,
+    notices: &[Notice],
+    again: bool,
+    call: &Call,
+) -> Result<Value> {
     function.definitions.refresh().await?.table(table.as_str())?;
     let mut objects = Vec::with_capacity(notices.len());
     for notice in notices {
@@ -77,17 +87,43 @@ pub(super) async fn objects(function: &Function, table: &Name, notices: &[Notice
         let delivered_at_us = notice.delivered_at_us.unwrap_or(found.delivered_at_us);
         objects.push(BronzeObject { delivered_at_us, ..found });
     }
+    check_age(function, table, &objects, again).await?;
     let Progress { merged, mut remaining, version } = merge(function, table, &objects, call).await?;
     remaining.truncate(KEYS_NAMED_MAX);
     Ok(json!({ "table": table.as_str(), "merged": merged, "remaining": remaining, "version": version }))
+}
+
+/// The objects of which time are asked for.
+pub(super) struct Asked {
+    pub(super) from_us: i64,
+    pub(super) to_us: Option<i64>,
+    pub(super) again: bool,
+}
+
+/// A table forgets after a time what it has merged: what is older would be merged twice, and nobody would know. A table
+/// without rows has nothing to forget.
+async fn check_age(function: &Function, table: &Name, objects: &[BronzeObject], again: bool) -> Result<()> {
+    let remembered_us = i64::from(TRANSACTION_RETENTION_DAYS - 1) * DAY_US;
+    let oldest_us = function.clock.now_us() - remembered_us;
+    let Some(old) = objects.iter().find(|object| object.delivered_at_us < oldest_us).filter(|_| !again) else {
+        return Ok(());
+    };
+    if function.lake.open(Layer::Silver, table).await?.is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "object {} is older than {} days: table {table} may have merged it, and has forgotten. Its rows would be merged \
+         again: of a table without a key, all would be there twice. If that is what you want, add \"again\": true",
+        old.key,
+        TRANSACTION_RETENTION_DAYS - 1
+    )))
 }
 
 /// Merges the objects of a time, but for those that are merged already.
 pub(super) async fn range(
     function: &Function,
     table: &Name,
-    from_us: i64,
-    to_us: Option<i64>,
+    Asked { from_us, to_us, again }: Asked,
     call: &Call,
 ) -> Result<Value> {
     function.definitions.refresh().await?.table(table.as_str())?;
@@ -95,6 +131,7 @@ pub(super) async fn range(
     let found = listing::objects(function.store.as_ref(), table, window).await?;
     let count = found.len();
     let new = function.merger.unmerged(table, found).await?;
+    check_age(function, table, &new, again).await?;
     let Progress { merged, remaining, version } = merge(function, table, &new, call).await?;
     Ok(json!({
         "table": table.as_str(),

@@ -6,11 +6,11 @@ use std::time::Instant;
 use deltalake::DeltaTable;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use lakehouse::definition::{Column, DeletionVectors, Table};
-use lakehouse::delta::{self, Changes, Commit};
+use lakehouse::delta::{self, Changes, Commit, DataFile};
 use lakehouse::schema::{arrow_schema, spelt_as};
 use lakehouse::story::MergeStory;
-use lakehouse::{Error, Layer, Result};
-use tracing::info;
+use lakehouse::{Error, Kind, Layer, Result};
+use tracing::{debug, info};
 
 use super::kept::Open;
 use super::telling::{frames_of, tell, unmerged};
@@ -19,6 +19,7 @@ use crate::bronze::{BronzeObject, Contents, FoundFrame};
 use crate::ledger::{Frames, Ledger, object_id};
 use crate::quarantine::{self, Quarantine};
 use crate::scan::Scan;
+use crate::sql::sequence_columns;
 use crate::stage::{Folded, Stage};
 use crate::{tombstones, writing};
 
@@ -56,7 +57,10 @@ impl Part<'_> {
             return self.nothing_new(silver, work, now_us).await;
         }
         let stored = silver.as_ref().map(|silver| delta::stored_schema(&silver.table)).transpose()?;
-        let mut stage = self.stage(stored, new.clone(), now_us).await?;
+        // If nobody waits for this merge any more, its DuckDB ends too.
+        let stopper = duck::Stopper::default();
+        let _stop = stopper.stop_on_drop();
+        let mut stage = self.stage(stored, new.clone(), now_us, stopper).await?;
         let quarantined = self.quarantine(&new, &mut stage, now_us).await?;
         work.took("stage", started);
 
@@ -139,8 +143,10 @@ impl Part<'_> {
         stored: Option<arrow::datatypes::Schema>,
         frames: Vec<FoundFrame>,
         now_us: i64,
+        stop: duck::Stopper,
     ) -> Result<Stage> {
-        let (table, settings) = (Arc::clone(self.table), self.merger.settings.duck.clone());
+        let settings = duck::Settings { stop: Some(stop), ..self.merger.settings.duck.clone() };
+        let table = Arc::clone(self.table);
         blocking(move || Stage::run(&table, stored.as_ref(), &frames, &settings, now_us)).await
     }
 
@@ -202,14 +208,24 @@ impl Part<'_> {
     /// The silver table with all columns that the changes have; created if it is missing.
     async fn prepare(&self, table: &Table, silver: Option<DeltaTable>, columns: &[Column]) -> Result<DeltaTable> {
         let schema = arrow_schema(columns);
+        // Merges look for keys, readers for times and the newest.
+        let mut indexed = table.primary_key.clone();
+        if table.is_keyed() {
+            indexed.extend(sequence_columns(table));
+        }
         let Some(silver) = silver else {
             let description = table.description.as_deref();
             let (lake, partitions) = (&self.merger.lake, &table.partition_by);
-            let silver = delta::create(lake, Layer::Silver, &table.name, &schema, partitions, description).await?;
+            let (layer, name) = (Layer::Silver, &table.name);
+            let silver = delta::create_indexed(lake, layer, name, &schema, partitions, &indexed, description).await?;
+            if delta::version(&silver) > 0 {
+                // What it has merged by now is not in the ledger that was read.
+                return Err(Error::new(Kind::Conflict, format!("another process has made table {layer}.{name}")));
+            }
             let vectors = table.is_keyed() && table.deletion_vectors == DeletionVectors::On;
             return if vectors { delta::allow_vectors(silver).await } else { Ok(silver) };
         };
-        delta::evolve(silver, &self.merger.session, &schema).await
+        delta::evolve(silver, &self.merger.session, &schema, &indexed).await
     }
 
     /// Writes the files of the commit.
@@ -239,11 +255,19 @@ impl Part<'_> {
         }
         let scanning = Instant::now();
         let (mut stage, keys) = blocking(move || stage.keys().map(|keys| (stage, Arc::new(keys)))).await?;
-        if table.delete_when.is_some() {
-            let (lake, session) = (&self.merger.lake, &self.merger.session);
-            if let Some((schema, batches)) = tombstones::read(lake, table, target, session, &keys, now_us).await? {
-                stage = blocking(move || stage.bury(schema, batches).map(|()| stage)).await?;
-            }
+        if table.delete_when.is_some()
+            && let Some(buried) = tombstones::open(&self.merger.lake, table).await?
+        {
+            let (found, candidates) = candidates(stage, &buried.files).await?;
+            let (schema, batches) = buried
+                .read(table, target, candidates, Arc::clone(&keys), now_us)
+                .await
+                .map_err(|error| stored(table, error))?;
+            stage = blocking(move || {
+                let mut stage = found;
+                stage.bury(schema, batches).map(|()| stage)
+            })
+            .await?;
         }
         let scan = Scan { store: silver.object_store(), files: Arc::new(delta::data_files(&silver)?) };
         let good_rows = stage.good_rows;
@@ -262,7 +286,7 @@ impl Part<'_> {
         let writing = Instant::now();
         let (silver, changes) = writing::write_changes(silver, table, &scan, stage).await?;
         work.wrote(&changes);
-        work.bytes_read += scan.files.iter().map(delta::DataFile::bytes_read).sum::<u64>();
+        work.bytes_read += scan.files.iter().map(DataFile::bytes_read).sum::<u64>();
         work.took("write", writing);
         let operation = DeltaOperation::Merge {
             predicate: None,
@@ -279,24 +303,42 @@ impl Part<'_> {
         &self,
         table: &Table,
         scan: &Scan,
-        mut stage: Stage,
+        stage: Stage,
         keys: Arc<crate::keys::KeySet>,
         work: &mut Work,
     ) -> Result<(Stage, Folded)> {
-        let files = Arc::clone(&scan.files);
-        let (mut stage, candidates) = blocking(move || stage.candidates(&files).map(|found| (stage, found))).await?;
+        let (mut stage, candidates) = candidates(stage, &scan.files).await?;
         work.files_scanned = candidates.len() as u64;
+        let bytes: u64 = candidates.iter().map(|number| scan.files[*number].bytes()).sum();
+        debug!(table = %table.name, files = scan.files.len(), candidates = candidates.len(), bytes, "looking for keys");
         let schema = stage.compared_schema()?;
-        let stored = scan.rows_with(candidates, schema, table.primary_key.len(), keys).await?;
-        blocking(move || stage.fold(stored).map(|folded| (stage, folded))).await
+        let rows = scan.rows_with(candidates, schema, table.primary_key.len(), keys);
+        let rows = rows.await.map_err(|error| stored(table, error))?;
+        blocking(move || stage.fold(rows).map(|folded| (stage, folded))).await
     }
 
     /// Decides which of the stored rows go and what is written.
     async fn compare(&self, scan: &Scan, mut stage: Stage) -> Result<(Stage, crate::stage::Effect)> {
         let (mut stage, needed) = blocking(move || stage.compare().map(|needed| (stage, needed))).await?;
-        let rows = scan.rows_at(needed, arrow_schema(&stage.target)).await?;
+        let rows = scan.rows_at(needed, arrow_schema(&stage.target)).await;
+        let rows = rows.map_err(|error| stored(self.table, error))?;
         blocking(move || stage.conclude(rows).map(|effect| (stage, effect))).await
     }
+}
+
+/// The files in which a key that changes may lie.
+async fn candidates(mut stage: Stage, files: &Arc<Vec<DataFile>>) -> Result<(Stage, Vec<usize>)> {
+    let files = Arc::clone(files);
+    blocking(move || stage.candidates(&files).map(|found| (stage, found))).await
+}
+
+/// What can't be read of the stored table is no fault of the object that is merged.
+fn stored(table: &Table, error: Error) -> Error {
+    if error.kind().is_retriable() {
+        return error;
+    }
+    let message = format!("what silver.{} or its tombstones hold can't be read; look at the table's files", table.name);
+    Error::stopped(message).because(error)
 }
 
 fn json(story: &MergeStory) -> Result<serde_json::Value> {

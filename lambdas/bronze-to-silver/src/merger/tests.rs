@@ -1,3 +1,11 @@
+mod counts;
+mod evolution;
+mod history;
+mod parts;
+mod seen;
+mod text;
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +45,7 @@ struct Lab {
     folder: TempDir,
     merger: Merger,
     lake: Lake,
+    clock: Arc<ManualClock>,
     objects: usize,
 }
 
@@ -54,8 +63,8 @@ impl Lab {
         let definition = Arc::new(Definition::load(folder.path()).unwrap());
         let lake = Lake::in_folder(&folder.path().join("data")).unwrap();
         let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
-        let merger = Merger::new(Definitions::fixed(definition), lake.clone(), clock, settings);
-        Self { folder, merger, lake, objects: 0 }
+        let merger = Merger::new(Definitions::fixed(definition), lake.clone(), clock.clone(), settings);
+        Self { folder, merger, lake, clock, objects: 0 }
     }
 
     fn data(&self) -> PathBuf {

@@ -68,7 +68,8 @@ pub(crate) fn create_line(table: &Table, has_tombstones: bool) -> String {
     let by_key = format!("PARTITION BY {key} ORDER BY {sequence}");
     format!(
         "CREATE TABLE line AS
-         SELECT * EXCLUDE (_next, _ended), least(_next, CASE WHEN _ended > _from THEN _ended END) AS _to FROM (
+         SELECT * EXCLUDE (_next, _ended),
+                least(_next, CASE WHEN _kind = 1 THEN _told_to END, CASE WHEN _ended > _from THEN _ended END) AS _to FROM (
            SELECT *, lead(_from) OVER ({by_key}) AS _next, max(_told_to) OVER ({by_key} ROWS UNBOUNDED PRECEDING) AS _ended
            FROM (SELECT * FROM ({})
                  QUALIFY row_number() OVER (PARTITION BY {key}, {sequence} ORDER BY _kind) = 1))",

@@ -22,6 +22,8 @@ pub(crate) const POSITION_COLUMN: &str = "_position";
 
 /// Digits that the log's numbers, which are floats, have for certain.
 const FLOAT_DIGITS: u8 = 15;
+/// Digits of whole numbers of 64 bits.
+const WHOLE_DIGITS: u8 = 18;
 
 /// Names of the columns with the bounds of the n-th key column in the table `files`.
 pub(crate) fn bound_names(position: usize) -> [String; 2] {
@@ -30,6 +32,9 @@ pub(crate) fn bound_names(position: usize) -> [String; 2] {
 
 /// The files in which a key of `keys` may lie, by the bounds that the log tells of them. A file whose bounds are not
 /// known may hold any.
+///
+/// Of the first key column, the least value from a file's lower bound on decides: the file has it, or none. Of the
+/// others only the whole range is compared, which is no more than a first sieve.
 pub(crate) fn select_candidates(table: &Table, target: &[Column]) -> Result<String> {
     let mut bounds = Vec::new();
     let mut within = Vec::new();
@@ -38,25 +43,34 @@ pub(crate) fn select_candidates(table: &Table, target: &[Column]) -> Result<Stri
         let [least, greatest] = bound_names(position);
         let (from, to) = typed_bounds(&column.data_type, &least, &greatest);
         let key = quote(key);
-        bounds.push(format!("coalesce({from}, (SELECT min({key}) FROM keys)) AS {least}"));
-        bounds.push(format!("coalesce({to}, (SELECT max({key}) FROM keys)) AS {greatest}"));
-        within.push(format!("k.{key} >= f.{least} AND k.{key} <= f.{greatest}"));
+        let (lowest, highest) = (format!("(SELECT min({key}) FROM keys)"), format!("(SELECT max({key}) FROM keys)"));
+        bounds.push(format!("coalesce({from}, {lowest}) AS {least}"));
+        bounds.push(format!("coalesce({to}, {highest}) AS {greatest}"));
+        within.push(match position {
+            0 => format!("k.{key} <= f.{greatest}"),
+            _ => format!("f.{least} <= {highest} AND f.{greatest} >= {lowest}"),
+        });
     }
+    let first = quote(&table.primary_key[0]);
     Ok(format!(
-        "SELECT DISTINCT f.{FILE_COLUMN} FROM (SELECT {FILE_COLUMN}, {} FROM files) f JOIN keys k ON {}
-         ORDER BY 1",
+        "SELECT f.{FILE_COLUMN} FROM (SELECT {FILE_COLUMN}, {} FROM files) f
+         ASOF JOIN (SELECT DISTINCT {first} FROM keys) k ON k.{first} >= f.{}
+         WHERE {} ORDER BY 1",
         bounds.join(", "),
+        bound_names(0)[0],
         within.join(" AND ")
     ))
 }
 
 fn typed_bounds(data_type: &SqlType, least: &str, greatest: &str) -> (String, String) {
     let to = data_type.to_duckdb();
+    let unknown = || (format!("CAST(NULL AS {to})"), format!("CAST(NULL AS {to})"));
     match data_type {
-        // They are rounded: what lies at the bound could be left out.
-        SqlType::Decimal { precision, .. } if *precision > FLOAT_DIGITS => {
-            (format!("CAST(NULL AS {to})"), format!("CAST(NULL AS {to})"))
-        }
+        // They are rounded: what lies at the bound could be left out. Without a fraction they are whole numbers.
+        SqlType::Decimal { precision, scale } if *scale > 0 && *precision > FLOAT_DIGITS => unknown(),
+        SqlType::Decimal { precision, .. } if *precision > WHOLE_DIGITS => unknown(),
+        // The log has bytes in letters of its own.
+        SqlType::Blob => unknown(),
         // Some writers cut them to milliseconds.
         SqlType::Timestamp | SqlType::TimestampNtz => {
             (format!("TRY_CAST({least} AS {to})"), format!("TRY_CAST({greatest} AS {to}) + INTERVAL 1 MILLISECOND"))
@@ -98,6 +112,14 @@ pub(crate) fn create_hits(table: &Table) -> String {
         not_below = is_above(table, "c", "s", true),
         above = is_above(table, "c", "s", false),
         same_key = same_key(table, "s", "c"),
+    )
+}
+
+/// Takes the stored rows of other keys out.
+pub(crate) fn leave_out_others(table: &Table) -> String {
+    format!(
+        "CREATE OR REPLACE TABLE stored AS SELECT s.* FROM stored s SEMI JOIN keys USING ({})",
+        list(&table.primary_key)
     )
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use lakehouse::delta::DataFile;
@@ -75,33 +75,36 @@ impl Stage {
         self.duck.load("files", schema, vec![Ok(batch)])?;
         let sql = matching::select_candidates(&self.table, &self.target)?;
         let (_, batches) = self.duck.query(&sql)?;
+        self.duck.execute("DROP TABLE files")?;
         let numbers = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int32Type>().values().to_vec());
         Ok(numbers.filter_map(|number| usize::try_from(number).ok()).collect())
     }
 
     fn bounds(&self, files: &[DataFile]) -> Result<(SchemaRef, RecordBatch)> {
+        let key = &self.table.primary_key;
         let mut fields = vec![Field::new(FILE_COLUMN, DataType::Int32, false)];
         let numbers = (0..files.len()).map(|position| i32::try_from(position).unwrap_or(i32::MAX));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int32Array::from_iter_values(numbers))];
-        for (position, key) in self.table.primary_key.iter().enumerate() {
-            let is_partition = self.table.partition_by.contains(key);
-            let bounds: Vec<Option<(String, String)>> = files
-                .iter()
-                .map(|file| {
-                    if !is_partition {
-                        return file.bounds(key);
-                    }
-                    let value = file.partition_values().get(key).cloned().flatten()?;
-                    Some((value.clone(), value))
-                })
-                .collect();
-            let [least, greatest] = bound_names(position);
-            fields.push(Field::new(least, DataType::Utf8, true));
-            columns
-                .push(Arc::new(bounds.iter().map(|it| it.as_ref().map(|it| it.0.as_str())).collect::<StringArray>()));
-            fields.push(Field::new(greatest, DataType::Utf8, true));
-            columns
-                .push(Arc::new(bounds.iter().map(|it| it.as_ref().map(|it| it.1.as_str())).collect::<StringArray>()));
+        let mut builders: Vec<[StringBuilder; 2]> =
+            key.iter().map(|_| [StringBuilder::new(), StringBuilder::new()]).collect();
+        for file in files {
+            let partition = file.partition_values();
+            let bounds = file.bounds(key);
+            for ((name, bounds), [least, greatest]) in key.iter().zip(bounds).zip(&mut builders) {
+                let bounds = match partition.get(name) {
+                    Some(value) => value.clone().map(|value| (value.clone(), value)),
+                    None => bounds,
+                };
+                least.append_option(bounds.as_ref().map(|bounds| &bounds.0));
+                greatest.append_option(bounds.as_ref().map(|bounds| &bounds.1));
+            }
+        }
+        for (position, [mut least, mut greatest]) in builders.into_iter().enumerate() {
+            let [least_name, greatest_name] = bound_names(position);
+            fields.push(Field::new(least_name, DataType::Utf8, true));
+            columns.push(Arc::new(least.finish()));
+            fields.push(Field::new(greatest_name, DataType::Utf8, true));
+            columns.push(Arc::new(greatest.finish()));
         }
         let schema = Arc::new(Schema::new(fields));
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
@@ -114,6 +117,8 @@ impl Stage {
         let compared = self.compared_schema()?;
         let schema = placed(&compared);
         self.duck.load("stored", schema, stored.into_iter().map(Ok))?;
+        // Some keys only have the hash of one that changes.
+        self.duck.execute(&matching::leave_out_others(&self.table))?;
         if self.table.ignore_null_updates {
             // What is late must not fill the gaps of what is not.
             let before = self.count_good()?;

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use lakehouse::{Lake, Layer, Name, delta};
 use serde_json::Value;
 
-use crate::expected::{BadRow, Row};
+use crate::expected::{BadRow, NO_ROW, Row};
 
 /// Columns that Mallard adds and the model has too; the others are its own business.
 const ADDED: [&str; 4] = ["_rescued", "_valid_from", "_valid_to", "_is_current"];
@@ -35,7 +35,7 @@ pub async fn state(lake: &Lake) -> State {
         if text("rule") == "damaged" {
             damaged.push(text("object"));
         } else {
-            let number = |name: &str| text(name).parse::<u64>().unwrap_or(u64::MAX);
+            let number = |name: &str| text(name).parse::<u64>().unwrap_or(NO_ROW);
             let values = json_values(&text("row_json"));
             quarantine.push((text("rule"), values, text("ingest_id"), number("frame"), number("row")));
         }

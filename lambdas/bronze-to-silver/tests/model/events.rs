@@ -1,12 +1,15 @@
 //! Events drawn at random, and their split into frames.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use fastrand::Rng;
+use flate2::write::GzEncoder;
 use proto::frame::{Compression, Frame, FrameOrigin};
+use serde_json::{Map, Value};
 
 use crate::shape::{NewColumns, Shape};
 
@@ -36,6 +39,11 @@ impl Event {
         (self.id, self.k2.clone())
     }
 
+    /// Whether `n` is more than an `integer` holds.
+    pub fn is_wide(&self) -> bool {
+        self.n.is_some_and(|n| i32::try_from(n).is_err())
+    }
+
     fn is_partial(&self, shape: &Shape) -> bool {
         !self.is_delete && (self.v.is_none() || self.n.is_none() || (shape.partitioned && self.part.is_none()))
     }
@@ -50,13 +58,15 @@ impl Event {
     }
 }
 
-/// A frame: what it is known by, and its rows.
+/// A frame: what it is known by, and its rows. One of text is an object of its own, by which it is known, once that is
+/// written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
     pub ingest_id: String,
     pub number: u64,
     pub received_at_us: i64,
     pub events: Vec<Event>,
+    pub is_text: bool,
     /// The width of the column `n`.
     bits: u8,
     /// Whether it has the column `extra`.
@@ -74,11 +84,13 @@ pub fn draw(shape: &Shape, rng: &mut Rng) -> Vec<Rows> {
     while !rest.is_empty() {
         let (now, later) = rest.split_at(rng.usize(1..=rest.len().min(ROWS_PER_FRAME_MAX)));
         rest = later;
-        let ingest_id = format!("ingest-{}", rng.u8(0..3));
+        let is_text = is_text(shape, now, rng);
+        let ingest_id = if is_text { String::new() } else { format!("ingest-{}", rng.u8(0..3)) };
         let number = numbers.entry(ingest_id.clone()).or_default();
         frames.push(Rows {
             received_at_us: RECEIVED_US + frames.len() as i64 / same_time * 1_000_000,
-            number: *number,
+            number: if is_text { 0 } else { *number },
+            is_text,
             bits: bits(now, rng),
             has_extra: shape.extra && (now.iter().any(|event| event.extra.is_some()) || rng.u8(0..4) == 0),
             ingest_id,
@@ -90,6 +102,12 @@ pub fn draw(shape: &Shape, rng: &mut Rng) -> Vec<Rows> {
         rng.shuffle(&mut frames);
     }
     frames
+}
+
+fn is_text(shape: &Shape, events: &[Event], rng: &mut Rng) -> bool {
+    // What is no value of its column in a text is a bad line, whatever the table does with misfits.
+    let has_misfits = || shape.new_columns == NewColumns::Rescue && events.iter().any(Event::is_wide);
+    shape.text && rng.u8(0..3) == 0 && !has_misfits()
 }
 
 /// A width that holds every `n`. The table's is 32 bits if it is declared, and otherwise the widest that came.
@@ -143,11 +161,8 @@ fn draw_values(shape: &Shape, event: &mut Event, rng: &mut Rng) {
     event.v = (rng.u8(0..4) != 0).then(|| texts[rng.usize(0..texts.len())].to_owned());
     event.n = (rng.u8(0..4) != 0).then(|| rng.i64(-40_000..40_000));
     event.part = (shape.partitioned && rng.u8(0..4) != 0).then(|| format!("p{}", rng.u8(0..2)));
-    if event.is_delete {
-        return;
-    }
-    // With "rescue", it is left open what becomes of a value that a declared column can't hold.
-    if shape.new_columns != NewColumns::Rescue && rng.u8(0..10) == 0 {
+    // A delete may have values that no row could: it does not need them.
+    if rng.u8(0..10) == 0 {
         event.n = Some(i64::from(i32::MAX) + rng.i64(1..1_000));
     }
     event.extra = (shape.extra && rng.u8(0..3) == 0).then(|| ["e", "f"][rng.usize(0..2)].to_owned());
@@ -230,4 +245,30 @@ pub fn encode(shape: &Shape, rows: &Rows) -> Bytes {
     };
     let frame = Frame::from_batches(origin, &batch.schema(), std::slice::from_ref(&batch), Compression::Lz4);
     frame.unwrap().encode().unwrap()
+}
+
+/// The rows as the text of an object: one after the other, in one of the ways in which others write them.
+pub fn write_text(shape: &Shape, rows: &Rows, rng: &mut Rng) -> Vec<u8> {
+    let between = ["\n", "", ", ", "\r\n"][rng.usize(0..4)];
+    let lines: Vec<String> = rows.events.iter().map(|event| json(shape, event).to_string()).collect();
+    let text = lines.join(between);
+    if rng.bool() {
+        return text.into_bytes();
+    }
+    let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(text.as_bytes()).unwrap();
+    packed.finish().unwrap()
+}
+
+fn json(shape: &Shape, event: &Event) -> Value {
+    let mut row = Map::new();
+    for (name, value) in event.values() {
+        let is_number = ["id", "seq", "seq2", "n"].contains(&name.as_str());
+        let value = if is_number { Value::from(value.parse::<i64>().unwrap()) } else { Value::from(value) };
+        row.insert(name, value);
+    }
+    if shape.deletes {
+        row.insert("op".to_owned(), Value::from(if event.is_delete { "d" } else { "u" }));
+    }
+    Value::Object(row)
 }

@@ -15,6 +15,9 @@ pub type Row = BTreeMap<String, String>;
 /// A row in quarantine: its rule, its values, and the frame and the place in it from which it comes.
 pub type BadRow = (String, Row, String, u64, u64);
 
+/// The place of what is no row of its frame.
+pub const NO_ROW: u64 = u64::MAX;
+
 /// An event's place in the order of its key: the sequence columns, or without these its arrival.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -38,34 +41,47 @@ impl Place {
 
 /// The rule that a row breaks, if it is a bad one.
 fn broken_rule(shape: &Shape, event: &Event) -> Option<&'static str> {
-    let is_wide = event.n.is_some_and(|n| i32::try_from(n).is_err());
-    let is_refused = event.extra.is_some() && shape.new_columns == NewColumns::Reject;
-    if is_refused || (is_wide && !shape.widens()) {
-        return Some("type");
-    }
     if (shape.key_columns > 0 && event.id.is_none()) || (shape.key_columns > 1 && event.k2.is_none()) {
         return Some("primary_key");
     }
     if (shape.sequence_columns > 0 && event.seq.is_none()) || (shape.sequence_columns > 1 && event.seq2.is_none()) {
         return Some("sequence_by");
     }
-    let is_long = event.v.as_ref().is_some_and(|v| v.chars().count() >= TEXT_CHARS_END);
     // A delete needs only its key and sequence.
-    (shape.expects && is_long && !event.is_delete).then_some("short")
+    if event.is_delete {
+        return None;
+    }
+    let is_refused = event.extra.is_some() && shape.new_columns == NewColumns::Reject;
+    if is_refused || (event.is_wide() && !shape.widens() && shape.new_columns != NewColumns::Rescue) {
+        return Some("type");
+    }
+    let is_long = event.v.as_ref().is_some_and(|v| v.chars().count() >= TEXT_CHARS_END);
+    (shape.expects && is_long).then_some("short")
+}
+
+/// Whether a line of text has a value that is none of its declared column. Nobody knows what is a delete by then.
+fn is_bad_line(rows: &Rows, event: &Event) -> bool {
+    rows.is_text && event.is_wide()
 }
 
 /// The rows of quarantine, sorted.
 pub fn quarantine(shape: &Shape, frames: &[Rows]) -> Vec<BadRow> {
     let mut bad = Vec::new();
     for rows in frames {
-        for (at, event) in rows.events.iter().enumerate() {
-            if let Some(rule) = broken_rule(shape, event) {
+        // A bad line is no row of its frame.
+        let mut at = 0;
+        for event in &rows.events {
+            let is_bad_line = is_bad_line(rows, event);
+            let rule = if is_bad_line { Some("json") } else { broken_rule(shape, event) };
+            if let Some(rule) = rule {
                 let mut values = event.values();
                 if shape.deletes {
                     values.insert("op".to_owned(), if event.is_delete { "d" } else { "u" }.to_owned());
                 }
-                bad.push((rule.to_owned(), values, rows.ingest_id.clone(), rows.number, at as u64));
+                let row = if is_bad_line { NO_ROW } else { at };
+                bad.push((rule.to_owned(), values, rows.ingest_id.clone(), rows.number, row));
             }
+            at += u64::from(!is_bad_line);
         }
     }
     bad.sort();
@@ -77,7 +93,7 @@ pub fn silver(shape: &Shape, frames: &[Rows]) -> Vec<Row> {
     let good = || {
         let all =
             frames.iter().flat_map(|rows| rows.events.iter().enumerate().map(move |(at, event)| (rows, at, event)));
-        all.filter(move |(_, _, event)| broken_rule(shape, event).is_none())
+        all.filter(move |(rows, _, event)| broken_rule(shape, event).is_none() && !is_bad_line(rows, event))
     };
     let mut silver: Vec<Row> = if shape.is_keyed() {
         let mut by_key = BTreeMap::<_, BTreeMap<Place, Vec<&Event>>>::new();
@@ -124,10 +140,13 @@ fn apply(shape: &Shape, events: &BTreeMap<Place, Vec<&Event>>) -> Vec<Row> {
 /// An event as a row.
 fn stored(shape: &Shape, event: &Event) -> Row {
     let mut row = event.values();
-    if shape.new_columns == NewColumns::Rescue
-        && let Some(extra) = row.remove("extra")
-    {
-        row.insert("_rescued".to_owned(), format!("extra={extra}"));
+    if shape.new_columns == NewColumns::Rescue {
+        let misfits = ["extra", "n"].into_iter().filter(|name| *name == "extra" || event.is_wide());
+        let rescued: Vec<String> =
+            misfits.filter_map(|name| row.remove(name).map(|value| format!("{name}={value}"))).collect();
+        if !rescued.is_empty() {
+            row.insert("_rescued".to_owned(), rescued.join(","));
+        }
     }
     row
 }

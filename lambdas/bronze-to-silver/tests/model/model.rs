@@ -47,9 +47,12 @@ fn seeds(few: u64, many: u64) -> Range<u64> {
 #[test]
 fn silver_and_quarantine_are_what_the_model_says_whatever_goes_wrong() {
     let seeds = seeds(SEEDS, SEEDS_DEEP);
-    let mut met = BTreeSet::new();
+    let (mut met, mut vectors, mut texts) = (BTreeSet::new(), 0, 0);
     for seed in seeds.clone() {
-        met.extend(run(seed, &[Access::Commit, Access::Write, Access::Read, Access::List]).met);
+        let report = run(seed, &[Access::Commit, Access::Write, Access::Read, Access::List]);
+        met.extend(report.met);
+        vectors += report.vectors;
+        texts += report.texts;
     }
     if seeds.end - seeds.start >= SEEDS {
         // Otherwise nothing was shown of them.
@@ -59,6 +62,8 @@ fn silver_and_quarantine_are_what_the_model_says_whatever_goes_wrong() {
         for access in [Access::Write, Access::Read, Access::List] {
             assert!(met.iter().any(|(hit, _)| *hit == access), "no {access:?} met a fault");
         }
+        assert!(vectors > 0, "no commit had a deletion vector");
+        assert!(texts > 0, "no object was text");
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bronze_to_silver::{BronzeObject, Merger, Outcome, Settings};
 use bytes::Bytes;
 use deltalake::Path;
-use deltalake::logstore::object_store::{ObjectStore as _, PutOptions};
+use deltalake::logstore::object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutOptions};
 use fastrand::Rng;
+use futures::TryStreamExt as _;
 use lakehouse::definition::Definition;
 use lakehouse::{Definitions, Kind, Lake, ManualClock, Name};
 
@@ -33,6 +34,10 @@ pub struct Report {
     pub met: BTreeSet<(Access, Fault)>,
     /// A line a merge.
     pub trace: Vec<String>,
+    /// Objects of text.
+    pub texts: usize,
+    /// Commits to silver that gave a file a deletion vector.
+    pub vectors: usize,
 }
 
 /// Runs a case, in which `accesses` to storage may fail.
@@ -42,6 +47,7 @@ pub fn run(seed: u64, accesses: &'static [Access]) -> Report {
         let mut run = Run::draw(seed, accesses).await;
         run.deliver().await;
         run.check().await;
+        run.report.vectors = run.count_vectors().await;
         std::mem::take(&mut run.report)
     })
 }
@@ -113,42 +119,61 @@ impl Run {
         run
     }
 
-    /// Packs the frames into objects, some of them into several.
+    /// Packs the frames into objects, some of them into several. Text has no number that would tell it again, so it is
+    /// in one.
     async fn write_objects(&mut self) {
         let mut packed: Vec<Vec<usize>> = Vec::new();
         let mut next = 0;
         while next < self.frames.len() {
             let end = (next + self.rng.usize(1..=3)).min(self.frames.len());
+            let text = (next..end).find(|at| self.frames[*at].is_text);
+            let end = text.map_or(end, |text| text.max(next + 1));
             let mut object: Vec<usize> = (next..end).collect();
-            if self.rng.u8(0..3) == 0 {
+            if self.rng.u8(0..3) == 0 && text != Some(next) {
                 // In order, a frame comes again only behind itself.
                 let last = if self.shape.in_order() { end } else { self.frames.len() };
                 object.push(self.rng.usize(0..last));
+                object.retain(|at| !self.frames[*at].is_text);
             }
             packed.push(object);
             next = end;
         }
         for _ in 0..self.rng.usize(0..3) {
-            let frames = (0..self.rng.usize(1..=3)).map(|_| self.rng.usize(0..self.frames.len())).collect();
-            packed.push(frames);
+            let mut frames: Vec<usize> =
+                (0..self.rng.usize(1..=3)).map(|_| self.rng.usize(0..self.frames.len())).collect();
+            frames.retain(|at| !self.frames[*at].is_text);
+            if !frames.is_empty() {
+                packed.push(frames);
+            }
         }
         for object in packed {
-            let mut parts: Vec<Vec<u8>> =
-                object.into_iter().map(|at| events::encode(&self.shape, &self.frames[at]).to_vec()).collect();
             let key = format!("bronze/t/{:04}", self.objects.len());
-            if self.rng.u8(0..8) == 0 {
-                let no_frame = vec![b'?'; self.rng.usize(1..60)];
-                parts.insert(self.rng.usize(0..=parts.len()), no_frame);
-                self.damaged.push(key.clone());
-            }
+            let is_text = self.frames[object[0]].is_text;
+            let bytes = if is_text { self.text_of(&key, object[0]) } else { self.frames_of(&key, &object) };
             let path = Path::from(key.as_str());
-            self.storage
-                .inner
-                .put_opts(&path, Bytes::from(parts.concat()).into(), PutOptions::default())
-                .await
-                .unwrap();
+            self.storage.inner.put_opts(&path, Bytes::from(bytes).into(), PutOptions::default()).await.unwrap();
             self.objects.push(BronzeObject { key, delivered_at_us: RECEIVED_US + 1 });
         }
+    }
+
+    fn frames_of(&mut self, key: &str, frames: &[usize]) -> Vec<u8> {
+        let mut parts: Vec<Vec<u8>> =
+            frames.iter().map(|at| events::encode(&self.shape, &self.frames[*at]).to_vec()).collect();
+        if self.rng.u8(0..8) == 0 {
+            let no_frame = vec![b'?'; self.rng.usize(1..60)];
+            parts.insert(self.rng.usize(0..=parts.len()), no_frame);
+            self.damaged.push(key.to_owned());
+        }
+        parts.concat()
+    }
+
+    /// Of one frame, which is known by the object's key and checksum from then on.
+    fn text_of(&mut self, key: &str, frame: usize) -> Vec<u8> {
+        let rows = &mut self.frames[frame];
+        let text = events::write_text(&self.shape, rows, &mut self.rng);
+        rows.ingest_id = format!("object:{key}#{:08x}", crc32c::crc32c(&text));
+        self.report.texts += 1;
+        text
     }
 
     fn queue_all(&mut self) {
@@ -287,6 +312,19 @@ impl Run {
             Some(Ok(outcome)) => End::Done(Box::new(outcome)),
             Some(Err(error)) => End::Failed(error),
         }
+    }
+
+    async fn count_vectors(&self) -> usize {
+        let all: Vec<ObjectMeta> = self.storage.inner.list(None).try_collect().await.unwrap();
+        let mut count = 0;
+        for path in all.into_iter().map(|found| found.location) {
+            if path.as_ref().contains("silver/t/_delta_log/") && path.as_ref().ends_with(".json") {
+                let commit = self.storage.inner.get(&path).await.unwrap().bytes().await.unwrap();
+                let mut actions = serde_json::Deserializer::from_slice(&commit).into_iter::<serde_json::Value>();
+                count += usize::from(actions.any(|action| action.unwrap()["add"]["deletionVector"].is_object()));
+            }
+        }
+        count
     }
 
     /// Compares silver and quarantine with the model, and merges everything once more, which must change nothing.

@@ -34,6 +34,8 @@ pub struct Shape {
     pub expects: bool,
     /// Whether frames may bring the column `extra`, which is not declared.
     pub extra: bool,
+    /// Whether some objects are JSON.
+    pub text: bool,
 }
 
 impl Shape {
@@ -49,7 +51,7 @@ impl Shape {
             1 if declared => NewColumns::Reject,
             _ => NewColumns::Add,
         };
-        Self {
+        let mut shape = Self {
             key_columns,
             sequence_columns: if is_keyed { rng.usize(0..=2) } else { 0 },
             deletes: is_keyed && rng.u8(0..4) != 0,
@@ -62,7 +64,13 @@ impl Shape {
             expects: rng.bool(),
             // A row without the column has a NULL in it, which an update that ignores NULLs does not take.
             extra: !ignore_nulls && rng.bool(),
-        }
+            text: false,
+        };
+        // A column that is not declared is none as long as no text has a value in it, but rules may name it. And text
+        // arrives when it is written, which is now.
+        let is_fit = shape.declared && (shape.sequence_columns > 0 || !is_keyed);
+        shape.text = is_fit && rng.bool();
+        shape
     }
 
     pub fn is_keyed(&self) -> bool {

@@ -3,11 +3,13 @@
 //! ```json
 //! {"table": "orders", "objects": ["bronze/orders/2026/01/31/08/x", {"key": "bronze/…", "delivered_at_us": 1}]}
 //! {"table": "orders", "from": "2026-01-31T00:00:00Z", "to": "2026-02-01T00:00:00Z"}
+//! {"table": "orders", "from": "2019-01-31T00:00:00Z", "again": true}
 //! {"table": "orders", "replay": {"where": "rule = 'not_negative'"}}
 //! {"reconcile": {"tables": ["orders"], "hours": 24}}
 //! ```
 
 use chrono::DateTime;
+use lakehouse::delta::TRANSACTION_RETENTION_DAYS;
 use lakehouse::{Context as _, Error, Kind, Name, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,8 +19,8 @@ use super::{Notice, Origin};
 /// How far a reconciliation looks back unless it is said, in hours.
 pub const RECONCILE_HOURS_DEFAULT: u32 = 24;
 
-/// How far it looks back at most, in hours: as long as Delta keeps what was merged.
-pub const RECONCILE_HOURS_MAX: u32 = 24 * 30;
+/// How far it looks back at most, in hours: as long as tables remember what was merged, less a day for what is under way.
+pub const RECONCILE_HOURS_MAX: u32 = 24 * (TRANSACTION_RETENTION_DAYS - 1);
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub enum Request {
         table: Name,
         /// Each of them, with keys relative to the lake.
         notices: Vec<Notice>,
+        /// Though the table may have forgotten that it has merged them.
+        again: bool,
     },
     /// Merge the objects of a time.
     Range {
@@ -38,6 +42,8 @@ pub enum Request {
         from_us: i64,
         /// Where it ends; `None`: now.
         to_us: Option<i64>,
+        /// Though the table may have forgotten that it has merged them.
+        again: bool,
     },
     /// Merge what is in quarantine, after what was wrong has been put right.
     Replay {
@@ -62,6 +68,7 @@ struct Raw {
     objects: Option<Vec<RawObject>>,
     from: Option<String>,
     to: Option<String>,
+    again: Option<bool>,
     replay: Option<RawReplay>,
     reconcile: Option<RawReconcile>,
 }
@@ -103,7 +110,15 @@ pub(super) fn parse(event: Value) -> Result<Request> {
     };
     let raw: Raw = serde_json::from_value(event).context(Kind::Invalid, wrong)?;
     match raw {
-        Raw { table: Some(table), objects: Some(objects), from: None, to: None, replay: None, reconcile: None } => {
+        Raw {
+            table: Some(table),
+            objects: Some(objects),
+            again,
+            from: None,
+            to: None,
+            replay: None,
+            reconcile: None,
+        } => {
             let notices = objects.into_iter().map(|object| {
                 let (key, delivered_at_us) = match object {
                     RawObject::Key(key) => (key, None),
@@ -112,19 +127,33 @@ pub(super) fn parse(event: Value) -> Result<Request> {
                 Notice { origin: Origin::Table(table.clone()), key, delivered_at_us }
             });
             let notices = notices.collect();
-            Ok(Request::Objects { table, notices })
+            Ok(Request::Objects { table, notices, again: again.unwrap_or_default() })
         }
-        Raw { table: Some(table), objects: None, from: Some(from), to, replay: None, reconcile: None } => {
+        Raw { table: Some(table), objects: None, from: Some(from), to, again, replay: None, reconcile: None } => {
             let (from_us, to_us) = (time("from", &from)?, to.map(|to| time("to", &to)).transpose()?);
             if to_us.is_some_and(|to_us| to_us <= from_us) {
                 return Err(Error::invalid("\"to\" is not behind \"from\"; the objects of that time are none"));
             }
-            Ok(Request::Range { table, from_us, to_us })
+            Ok(Request::Range { table, from_us, to_us, again: again.unwrap_or_default() })
         }
-        Raw { table: Some(table), objects: None, from: None, to: None, replay: Some(replay), reconcile: None } => {
-            Ok(Request::Replay { table, filter: replay.r#where })
-        }
-        Raw { table: None, objects: None, from: None, to: None, replay: None, reconcile: Some(reconcile) } => {
+        Raw {
+            table: Some(table),
+            objects: None,
+            from: None,
+            to: None,
+            again: None,
+            replay: Some(replay),
+            reconcile: None,
+        } => Ok(Request::Replay { table, filter: replay.r#where }),
+        Raw {
+            table: None,
+            objects: None,
+            from: None,
+            to: None,
+            again: None,
+            replay: None,
+            reconcile: Some(reconcile),
+        } => {
             let hours = reconcile.hours.unwrap_or(RECONCILE_HOURS_DEFAULT);
             if !(1..=RECONCILE_HOURS_MAX).contains(&hours) {
                 return Err(Error::invalid(format!("\"hours\" is {hours}; give 1 to {RECONCILE_HOURS_MAX}")));

@@ -112,9 +112,9 @@ fn each_request_has_its_words() {
     };
     let objects = asked(json!({ "table": "t", "objects": ["bronze/t/x"] }));
     let notice = Notice { origin: Origin::Table(name("t")), key: "bronze/t/x".to_owned(), delivered_at_us: None };
-    assert_eq!(objects, Request::Objects { table: name("t"), notices: vec![notice] });
+    assert_eq!(objects, Request::Objects { table: name("t"), notices: vec![notice], again: false });
     let range = asked(json!({ "table": "t", "from": "2026-01-31T08:00:00Z" }));
-    assert_eq!(range, Request::Range { table: name("t"), from_us: EIGHT_US, to_us: None });
+    assert_eq!(range, Request::Range { table: name("t"), from_us: EIGHT_US, to_us: None, again: false });
     let replay = asked(json!({ "table": "t", "replay": { "where": "rule = 'x'" } }));
     assert_eq!(replay, Request::Replay { table: name("t"), filter: Some("rule = 'x'".to_owned()) });
     let all = asked(json!({ "reconcile": {} }));
@@ -129,7 +129,7 @@ fn a_request_that_can_not_be_served_says_why() {
     assert!(refused(json!({ "table": "t", "from": "yesterday" })).contains("write it as 2026-01-31T08:00:00Z"));
     let reversed = json!({ "table": "t", "from": "2026-01-31T08:00:00Z", "to": "2026-01-31T08:00:00Z" });
     assert!(refused(reversed).contains("not behind"));
-    assert!(refused(json!({ "reconcile": { "hours": 0 } })).contains("give 1 to 720"));
+    assert!(refused(json!({ "reconcile": { "hours": 0 } })).contains("give 1 to 696"));
     assert!(refused(json!({ "tabel": "t" })).contains("{\"table\", \"objects\"}"));
     assert!(refused(json!({ "table": "t", "objects": [], "replay": {} })).contains("nothing that this function knows"));
 }

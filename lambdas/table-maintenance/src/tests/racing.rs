@@ -197,7 +197,7 @@ async fn mark_id(lab: &Lab, table: DeltaTable, id: i64) -> lakehouse::Result<Del
         let batches: Vec<RecordBatch> = batches.try_collect().await?;
         let all = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
         if let Some(place) = all.into_iter().position(|its| its == id) {
-            let is_it = source.file.bounds("id").unwrap();
+            let is_it = source.file.bounds(&["id"]).remove(0).unwrap();
             assert!(is_it.0.parse::<i64>().unwrap() <= id);
             let mut places: Positions = [place as u64].into_iter().collect();
             if let Some(vector) = source.file.vector() {

@@ -1,46 +1,33 @@
-use std::collections::BTreeMap;
+//! What a call's time does to a merge; the search for poison objects is tested where it is.
+
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
 
-/// A merger with faults: objects that fail, each with a kind, and how many a merge takes before its time is over.
+/// A merger that is too slow for one object.
 #[derive(Default)]
-struct Faulty {
-    faults: BTreeMap<&'static str, Kind>,
-    commits_max: Option<usize>,
-    quarantine_is_down: bool,
-    is_stuck: bool,
-    merged: Mutex<Vec<String>>,
+struct Slow {
+    endless: Option<&'static str>,
+    attempts: Mutex<Vec<usize>>,
     quarantined: Mutex<Vec<String>>,
 }
 
 #[async_trait]
-impl Merging for Faulty {
+impl Merging for Slow {
     async fn attempt(&self, _: &Name, objects: &[BronzeObject], _: Option<Instant>) -> Result<Outcome> {
-        if self.is_stuck {
+        self.attempts.lock().unwrap().push(objects.len());
+        if objects.iter().any(|object| self.endless == Some(object.key.as_str())) {
             std::future::pending::<()>().await;
         }
-        if let Some(kind) = objects.iter().find_map(|object| self.faults.get(object.key.as_str())) {
-            return Err(Error::new(*kind, "broken"));
-        }
-        let taken = objects.iter().take(self.commits_max.unwrap_or(usize::MAX));
-        let done: Vec<String> = taken.map(|object| object.key.clone()).collect();
-        self.merged.lock().unwrap().extend(done.iter().cloned());
+        let done = objects.iter().map(|object| object.key.clone()).collect();
         Ok(Outcome { version: Some(1), done, ..Outcome::default() })
     }
 
     async fn give_up(&self, _: &Name, object: &BronzeObject, _: &str) -> Result<()> {
-        if self.quarantine_is_down {
-            return Err(Error::unavailable("storage is down"));
-        }
         self.quarantined.lock().unwrap().push(object.key.clone());
         Ok(())
     }
-}
-
-fn faulty(faults: &[(&'static str, Kind)]) -> Faulty {
-    Faulty { faults: faults.iter().copied().collect(), ..Faulty::default() }
 }
 
 fn queued(keys: &[&str], tries: u32) -> Vec<Queued> {
@@ -48,88 +35,54 @@ fn queued(keys: &[&str], tries: u32) -> Vec<Queued> {
     keys.iter().map(|key| Queued { object: object(key), tries }).collect()
 }
 
-async fn merge(merging: &Faulty, queued: &[Queued]) -> Report {
-    merge_all(merging, &Name::new("t").unwrap(), queued, 3, &Call::without_deadline("x")).await
+async fn merge(merging: &Slow, queued: &[Queued], call: &Call) -> Report {
+    merge_all(merging, &Name::new("t").unwrap(), queued, 3, call).await
 }
 
-fn keys(of: &BTreeSet<String>) -> Vec<&str> {
-    of.iter().map(String::as_str).collect()
-}
-
-#[tokio::test]
-async fn good_objects_are_one_merge_and_a_repeated_one_is_merged_once() {
-    let merging = faulty(&[]);
-    let report = merge(&merging, &queued(&["a", "b", "a"], 1)).await;
-    assert_eq!(report.outcomes.len(), 1);
-    assert_eq!(*merging.merged.lock().unwrap(), ["a", "b"]);
-    assert!(report.is_whole(&queued(&["a", "b"], 1)));
+/// A call with so many milliseconds for work, and again as many until its answer.
+fn call(ms: u64) -> Call {
+    let until = Instant::now() + Duration::from_millis(ms);
+    Call { request_id: "x".to_owned(), until: Some(until), end: Some(until + Duration::from_millis(ms)) }
 }
 
 #[tokio::test]
-async fn a_poison_object_comes_again_with_all_behind_it_until_it_was_tried_often_enough() {
-    let merging = faulty(&[("b", Kind::Invalid)]);
-    let report = merge(&merging, &queued(&["a", "b", "c"], 2)).await;
-    assert_eq!(keys(&report.done), ["a"]);
-    assert!(report.failure.unwrap().chain().contains("object b can't be merged: broken"));
-
-    let report = merge(&merging, &queued(&["a", "b", "c"], 3)).await;
-    assert_eq!(keys(&report.done), ["a", "b", "c"]);
-    assert_eq!(report.set_aside, ["b"]);
-    assert_eq!(*merging.quarantined.lock().unwrap(), ["b"]);
-    assert!(report.failure.is_none());
-}
-
-#[tokio::test]
-async fn a_poison_object_alone_is_not_tried_twice_in_a_call_and_is_set_aside() {
-    let merging = faulty(&[("a", Kind::Internal)]);
-    assert!(merge(&merging, &queued(&["a"], 1)).await.failure.is_some());
-    assert!(merging.quarantined.lock().unwrap().is_empty());
-    assert_eq!(merge(&merging, &queued(&["a"], 3)).await.set_aside, ["a"]);
-}
-
-#[tokio::test]
-async fn nothing_is_set_aside_for_what_is_not_the_objects_fault() {
-    for kind in [Kind::Unavailable, Kind::Conflict, Kind::Exhausted, Kind::Stopped, Kind::NotFound, Kind::Timeout] {
-        let merging = faulty(&[("b", kind)]);
-        let report = merge(&merging, &queued(&["a", "b"], 99)).await;
-        assert!(report.done.is_empty() && report.set_aside.is_empty(), "{kind:?}");
-        assert_eq!(report.failure.unwrap().kind(), kind);
-        assert!(merging.merged.lock().unwrap().is_empty(), "{kind:?}: all come again, so none is tried alone");
-    }
-}
-
-#[tokio::test]
-async fn an_object_that_quarantine_does_not_take_is_not_done() {
-    let merging = Faulty { quarantine_is_down: true, ..faulty(&[("a", Kind::Invalid)]) };
-    let report = merge(&merging, &queued(&["a", "b"], 3)).await;
-    assert!(report.done.is_empty());
-    assert_eq!(report.failure.unwrap().kind(), Kind::Unavailable);
-}
-
-#[tokio::test]
-async fn what_a_merge_had_no_time_for_is_not_done() {
-    let merging = Faulty { commits_max: Some(2), ..Faulty::default() };
-    let all = queued(&["a", "b", "c"], 1);
-    let report = merge(&merging, &all).await;
-    assert_eq!(keys(&report.done), ["a", "b"]);
-    assert!(report.failure.is_none() && !report.is_whole(&all));
+async fn a_call_without_a_deadline_merges_all() {
+    let (merging, all) = (Slow::default(), queued(&["a", "b"], 1));
+    let report = merge(&merging, &all, &Call::without_deadline("x")).await;
+    assert!(report.is_whole(&all) && report.failure.is_none());
+    assert_eq!(*merging.attempts.lock().unwrap(), [2]);
 }
 
 #[tokio::test]
 async fn a_call_that_is_late_begins_nothing() {
-    let merging = faulty(&[]);
-    let call = Call::ends_at("x", 0, 0);
-    let report = merge_all(&merging, &Name::new("t").unwrap(), &queued(&["a"], 1), 3, &call).await;
+    let merging = Slow::default();
+    let report = merge(&merging, &queued(&["a"], 1), &Call::ends_at("x", 0, 0)).await;
     assert!(report.done.is_empty() && report.failure.is_none());
-    assert!(merging.merged.lock().unwrap().is_empty());
+    assert!(merging.attempts.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_merge_that_does_not_end_is_left_so_that_the_answer_is_in_time() {
-    let merging = Faulty { is_stuck: true, ..Faulty::default() };
-    let end = Instant::now() + Duration::from_millis(50);
-    let call = Call { request_id: "x".to_owned(), until: None, end: Some(end) };
-    let report = merge_all(&merging, &Name::new("t").unwrap(), &queued(&["a"], 9), 3, &call).await;
+    let merging = Slow { endless: Some("b"), ..Slow::default() };
+    for tries in [1, 3] {
+        let report = merge(&merging, &queued(&["a", "b"], tries), &call(50)).await;
+        assert_eq!(report.failure.unwrap().kind(), Kind::Timeout);
+        assert!(report.done.is_empty() && report.set_aside.is_empty());
+    }
+    assert_eq!(*merging.attempts.lock().unwrap(), [2, 2], "there is no time left for halves");
+}
+
+#[tokio::test]
+async fn an_object_that_never_ends_in_time_is_found_over_some_calls_and_set_aside() {
+    let merging = Slow { endless: Some("b"), ..Slow::default() };
+    let report = merge(&merging, &queued(&["a", "b", "c"], 4), &call(50)).await;
+    assert!(report.done.contains("a") && report.set_aside.is_empty(), "each is tried alone now");
     assert_eq!(report.failure.unwrap().kind(), Kind::Timeout);
-    assert!(report.done.is_empty() && report.set_aside.is_empty());
+
+    let report = merge(&merging, &queued(&["b", "c"], 6), &call(50)).await;
+    assert_eq!(report.set_aside, ["b"]);
+    assert_eq!(*merging.quarantined.lock().unwrap(), ["b"]);
+
+    let report = merge(&merging, &queued(&["c"], 7), &call(50)).await;
+    assert!(report.done.contains("c") && report.failure.is_none());
 }
