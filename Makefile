@@ -4,7 +4,7 @@ export MALLARD_CACHE ?= $(HOME)/.cache/mallard
 export CARGO_TARGET_DIR ?= $(MALLARD_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-deep conformance lint fmt fuzz bench bench-ingest clean-demo
+.PHONY: help demo build test test-deep conformance lint fmt fuzz bench bench-ingest bench-merge clean-demo
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,9 @@ bench: ## size and speed of the frame compressions
 
 bench-ingest: build ## ingest into a fake Firehose, beside FastAPI and boto3 (ARGS="--seconds 5" shortens it)
 	@scripts/bench-ingest $(ARGS)
+
+bench-merge: build ## merges into ten million rows, beside DuckDB and delta-rs (ARGS="--rows 1000000" shortens it)
+	@scripts/bench-merge $(ARGS)
 
 fuzz: ## frames, Flight messages and handles, some seconds each (FUZZ_SECONDS=600 for longer)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),20)

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use arrow::datatypes::Schema;
 use lakehouse::definition::{OnNewColumn, Table};
 use lakehouse::json::Value;
-use lakehouse::name::check_column_name;
+use lakehouse::name::{check_column_name, same_column};
 use lakehouse::schema::{COLUMNS_MAX, known_columns};
 use lakehouse::{Result, SqlType};
 
@@ -49,8 +49,16 @@ impl Plan {
         }
         // What begins with _ is Mallard's own.
         for column in known_columns(table, stored)?.into_iter().filter(|column| !column.name.starts_with('_')) {
-            let is_declared = table.column(&column.name).is_some();
-            let may_grow = !is_declared && table.on_new_column == OnNewColumn::Add;
+            let declared = table.column(&column.name);
+            let is_needed = table.is_key(&column.name)
+                || table.sequence_by.iter().any(|name| same_column(name, &column.name))
+                || declared.is_some_and(|declared| !declared.nullable);
+            // Where it does not fit, it is rescued.
+            let may_grow = match table.on_new_column {
+                OnNewColumn::Add => declared.is_none(),
+                OnNewColumn::Rescue => !is_needed,
+                OnNewColumn::Reject => false,
+            };
             plan.add(&column.name, Some(column.data_type), may_grow);
         }
         for column in table.columns.iter().filter(|column| table.drops(&column.name)) {

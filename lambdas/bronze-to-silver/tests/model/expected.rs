@@ -60,8 +60,8 @@ fn broken_rule(shape: &Shape, event: &Event) -> Option<&'static str> {
 }
 
 /// Whether a line of text has a value that is none of its declared column. Nobody knows what is a delete by then.
-fn is_bad_line(rows: &Rows, event: &Event) -> bool {
-    rows.is_text && event.is_wide()
+fn is_bad_line(shape: &Shape, rows: &Rows, event: &Event) -> bool {
+    rows.is_text && event.is_wide() && shape.new_columns != NewColumns::Rescue
 }
 
 /// The rows of quarantine, sorted.
@@ -71,7 +71,7 @@ pub fn quarantine(shape: &Shape, frames: &[Rows]) -> Vec<BadRow> {
         // A bad line is no row of its frame.
         let mut at = 0;
         for event in &rows.events {
-            let is_bad_line = is_bad_line(rows, event);
+            let is_bad_line = is_bad_line(shape, rows, event);
             let rule = if is_bad_line { Some("json") } else { broken_rule(shape, event) };
             if let Some(rule) = rule {
                 let mut values = event.values();
@@ -93,7 +93,7 @@ pub fn silver(shape: &Shape, frames: &[Rows]) -> Vec<Row> {
     let good = || {
         let all =
             frames.iter().flat_map(|rows| rows.events.iter().enumerate().map(move |(at, event)| (rows, at, event)));
-        all.filter(move |(rows, _, event)| broken_rule(shape, event).is_none() && !is_bad_line(rows, event))
+        all.filter(move |(rows, _, event)| broken_rule(shape, event).is_none() && !is_bad_line(shape, rows, event))
     };
     let mut silver: Vec<Row> = if shape.is_keyed() {
         let mut by_key = BTreeMap::<_, BTreeMap<Place, Vec<&Event>>>::new();
