@@ -364,10 +364,11 @@ fn folded(table: &Table, target: &[Column]) -> String {
         })
         .collect();
     let all = list(&target.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
+    let first = quote(&sequence_columns(table)[0]);
     format!(
         "WITH ends AS (SELECT {key}, {all_sequences} FROM good WHERE _delete
                        QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}) = 1),
-              live AS (SELECT good.*, {has_end} AS _after_delete FROM good LEFT JOIN ends ON {same_key}
+              live AS (SELECT good.*, ends.{first} IS NOT NULL AS _after_delete FROM good LEFT JOIN ends ON {same_key}
                        WHERE NOT good._delete AND {after}),
               upserts AS (SELECT {key}, {values}, false AS _delete, min({ROW_COLUMN}) AS {ROW_COLUMN},
                                  bool_or(_after_delete) AS _reset FROM live GROUP BY {key})
@@ -376,7 +377,6 @@ fn folded(table: &Table, target: &[Column]) -> String {
          SELECT {all}, _delete, {ROW_COLUMN}, false AS _reset FROM good ANTI JOIN upserts USING ({key}) WHERE _delete
          QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {sequence}, {ROW_COLUMN}) = 1",
         all_sequences = sequence_columns(table).iter().map(|name| quote(name)).collect::<Vec<_>>().join(", "),
-        has_end = format!("ends.{} IS NOT NULL", quote(&sequence_columns(table)[0])),
         same_key = matching::same_key(table, "good", "ends"),
         // A key without a delete has none that it could be above; NULL counts as below all.
         after = matching::is_above(table, "good", "ends", false),

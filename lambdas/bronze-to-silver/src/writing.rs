@@ -71,6 +71,9 @@ pub(crate) struct FilePlan {
     pub(crate) emptied: BTreeSet<usize>,
 }
 
+/// The values of a partition, by column.
+type Partition = BTreeMap<String, Option<String>>;
+
 /// What the plan needs to know of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileFacts {
@@ -82,7 +85,7 @@ pub(crate) struct FileFacts {
     /// How many this merge removes.
     pub(crate) removed: u64,
     /// The values of its partition.
-    pub(crate) partition: BTreeMap<String, Option<String>>,
+    pub(crate) partition: Partition,
 }
 
 impl FileFacts {
@@ -143,7 +146,7 @@ impl FilePlan {
 
     fn gather(&mut self, files: &[FileFacts]) {
         let touched: BTreeSet<_> = files.iter().filter(|file| file.removed > 0).map(|file| &file.partition).collect();
-        let mut small: BTreeMap<&BTreeMap<String, Option<String>>, Vec<(u64, usize)>> = BTreeMap::new();
+        let mut small: BTreeMap<&Partition, Vec<(u64, usize)>> = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             // Without partitions, there is one, and it gets the rows.
             let is_touched = file.partition.is_empty() || touched.contains(&file.partition);

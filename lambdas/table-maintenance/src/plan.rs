@@ -92,7 +92,7 @@ fn groups_of_partition(files: &[Candidate], members: &[usize], sizes: Sizes) -> 
     let is_small = |at: &usize| u128::from(files[*at].live_bytes()) < full;
     let mut small: Vec<usize> = members.iter().copied().filter(is_small).collect();
     small.sort_by_key(|at| files[*at].live_bytes());
-    let joined = small[..joining(files, &small)].iter().filter(|at| !is_worn(*at));
+    let joined = small[..joining(files, &small)].iter().filter(|at| !is_worn(at));
     chosen.extend(joined);
     chosen.sort_by_key(|at| (files[*at].modified_ms, *at));
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -212,7 +212,8 @@ mod tests {
                 .map(|_| {
                     let day = (random(&mut state) % 3).to_string();
                     let bytes = random(&mut state) % 900;
-                    let deleted_rows = if random(&mut state) % 2 == 0 { random(&mut state) % (bytes + 1) } else { 0 };
+                    let deleted_rows =
+                        if random(&mut state).is_multiple_of(2) { random(&mut state) % (bytes + 1) } else { 0 };
                     let partition = Partition::from([("day".to_owned(), Some(day))]);
                     Candidate { partition, deleted_rows, ..file(bytes) }
                 })

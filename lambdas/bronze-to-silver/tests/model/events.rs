@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use proto::frame::{Compression, Frame, FrameOrigin};
 use serde_json::{Map, Value};
 
-use crate::shape::{NewColumns, Shape};
+use crate::shape::Shape;
 
 /// When the first frame was received, in microseconds since the epoch; the merges' clock stands an hour later.
 pub const RECEIVED_US: i64 = 1_799_996_400_000_000;
