@@ -138,17 +138,24 @@ pub(crate) async fn read(store: &dyn ObjectStore, object: &BronzeObject) -> Resu
     }
 }
 
-/// The frames of an object that Firehose has packed; `None` if it is none of these.
-pub(crate) fn unpacked(bytes: &Bytes) -> Option<Bytes> {
-    let mut decoder = MultiGzDecoder::new(bytes.as_ref()).take(ndjson::TEXT_BYTES_MAX);
+/// The frames of an object that Firehose has packed, and why what follows them can't be unpacked, if that is so; `None`
+/// if it is none of these.
+pub(crate) fn unpacked(bytes: &Bytes) -> Option<(Bytes, Option<String>)> {
+    let mut decoder = MultiGzDecoder::new(bytes.as_ref());
     let mut unpacked = vec![0; ndjson::FRAME_MAGIC.len()];
     decoder.read_exact(&mut unpacked).ok()?;
     if unpacked != ndjson::FRAME_MAGIC {
         return None;
     }
-    // What is torn is damage at the end of what could be read.
-    let _ = decoder.read_to_end(&mut unpacked);
-    Some(Bytes::from(unpacked))
+    let most = ndjson::TEXT_BYTES_MAX;
+    let torn = match decoder.take(most).read_to_end(&mut unpacked) {
+        Err(error) => Some(format!("what follows can't be unpacked: {error}")),
+        Ok(read) if read as u64 == most => {
+            Some(format!("it has more than {most} bytes unpacked; write smaller objects"))
+        }
+        Ok(_) => None,
+    };
+    Some((Bytes::from(unpacked), torn))
 }
 
 /// Takes an object of frames apart. A frame of another table than `table` is damage: it can't be used here.
@@ -198,4 +205,28 @@ pub(crate) fn read_text(
         }
     }
     Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn packed_frames_are_unpacked_and_what_is_torn_is_told() {
+        let mut text = ndjson::FRAME_MAGIC.to_vec();
+        text.extend((0..100_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()));
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&text).unwrap();
+        let packed = Bytes::from(encoder.finish().unwrap());
+        assert_eq!(unpacked(&packed), Some((Bytes::from(text.clone()), None)));
+        let (found, torn) = unpacked(&packed.slice(..packed.len() / 2)).unwrap();
+        assert!(text.starts_with(&found) && found.len() > 4, "what could be read is kept");
+        assert!(torn.unwrap().contains("can't be unpacked"));
+        assert_eq!(unpacked(&Bytes::from_static(b"{}")), None);
+    }
 }

@@ -323,13 +323,15 @@ impl Merger {
         let (name, its) = (table.name.clone(), object.clone());
         let read = blocking(move || {
             let frames = match ndjson::detect(&bytes) {
-                Format::Frames => Some(bytes.clone()),
+                Format::Frames => Some((bytes.clone(), None)),
                 Format::Gzip => bronze::unpacked(&bytes),
                 Format::Json => None,
             };
-            let contents = frames.map(|frames| {
-                let mut contents = Contents::default();
+            let contents = frames.map(|(frames, torn)| {
+                let (mut contents, end) = (Contents::default(), frames.len() as u64);
                 bronze::take_apart(name.as_str(), &its, frames, &mut contents);
+                let torn = torn.map(|reason| Damaged::frame(&its.key, its.delivered_at_us, end, reason));
+                contents.damaged.extend(torn);
                 contents
             });
             Ok((bytes, contents))
