@@ -35,7 +35,7 @@ pub const LOG_RETENTION_DEFAULT: Duration = units::days(30);
 /// Whether changed rows are marked in deletion vectors, or their files are written anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeletionVectors {
-    /// Each merge chooses, by the share of rows that it touches.
+    /// Each merge chooses, file by file: small ones and those of which much is gone are written anew.
     #[default]
     Auto,
     /// Always marked.

@@ -1,7 +1,7 @@
 //! Merges bronze objects into silver Delta tables: exactly once, newest sequence first, nothing lost.
 //!
 //! ```text
-//!  bronze objects ─► frames ─► DuckDB: unify, transform, judge, newest per key ─► changes ─► Delta merge + txn
+//!  bronze objects ─► frames ─► DuckDB: unify, transform, judge, newest per key ─► changes ─► files, vectors, txn
 //!                      │                              │                                         │
 //!                 already merged?               bad rows ─► quarantine                  deletes ─► tombstones
 //!               (Delta txn, skipped)            (first, so that nothing vanishes)       (before the merge)
